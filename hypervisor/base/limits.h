@@ -1,0 +1,65 @@
+#pragma once
+
+// Every limit in one place: its unit, its reason, its relation to the others.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace spore::limits {
+
+inline constexpr uint64_t kKiB = 1024;
+inline constexpr uint64_t kMiB = 1024 * kKiB;
+inline constexpr uint64_t kGiB = 1024 * kMiB;
+
+// vCPUs of one machine. The MADT and the APIC IDs are laid out for them without x2APIC.
+inline constexpr uint32_t kVcpusMax = 16;
+
+// Guest memory: a stock kernel with its initramfs does not start in less than the minimum; the
+// maximum is what 46 physical address bits leave after the hole (the host's memory is the real
+// one).
+inline constexpr uint64_t kMemoryBytesMin = 32 * kMiB;
+inline constexpr uint64_t kMemoryBytesMax = 32 * 1024 * kGiB;
+
+// Entries of one virtqueue. 256 keeps a queue's three rings within three pages, and one ring's
+// worth of 128 KiB requests well above what io_uring keeps in flight.
+inline constexpr uint16_t kQueueSizeMax = 256;
+static_assert((kQueueSizeMax & (kQueueSizeMax - 1)) == 0, "virtio 1.2 §2.7: a power of 2");
+
+// Descriptors of one chain, direct and indirect together: the driver may not make a chain longer
+// than the queue (virtio 1.2 §2.7.5.3.1), so a longer one is a loop or an attack.
+inline constexpr uint16_t kChainDescriptorsMax = kQueueSizeMax;
+
+// Bytes described by one chain. virtio 1.2 §2.7.5 allows 2^32; no device here needs more than 16
+// MiB in one request, and lengths then never overflow 32 bits.
+inline constexpr uint64_t kChainBytesMax = 16 * kMiB;
+
+// Devices on the PCI bus: slots 1..31 of bus 0 (slot 0 is the host bridge).
+inline constexpr uint32_t kPciSlots = 32;
+
+// Entries of the ring: every queue of every device may be full without the submission queue being
+// so more than a few times a second; completions get twice as many and overflow into the kernel.
+inline constexpr uint32_t kRingEntries = 512;
+// Files registered with the ring: disks, taps, doorbells, and one for every vsock connection.
+inline constexpr uint32_t kRingFiles = 2048;
+
+// Connections of one guest over vsock, in both directions together: each costs the VMM a socket, a
+// slot among the ring's files and about 300 bytes; buffers are allocated only while data waits.
+inline constexpr uint32_t kVsockConnectionsMax = 1024;
+static_assert(kVsockConnectionsMax < kRingFiles);
+// Credit that the host end gives the guest for one connection: what may wait in the VMM's memory
+// for a host program that does not read.
+inline constexpr uint32_t kVsockBufferBytes = 256 * kKiB;
+
+// One frame between host and agent, and between spore and spore-vmm: above the largest chunk of
+// streamed data (kFrameChunkBytes) and an environment of 128 KiB, below what would hurt to buffer.
+inline constexpr uint32_t kFrameBytesMax = 4 * kMiB;
+inline constexpr uint32_t kFrameChunkBytes = 64 * kKiB;
+static_assert(kFrameChunkBytes * 2 < kFrameBytesMax);
+
+// Serialized state of a snapshot (without memory): 16 vCPUs at about 20 KiB and 31 devices.
+inline constexpr uint64_t kSnapshotStateBytesMax = 4 * kMiB;
+
+// sun_path of a UNIX socket, with its terminating zero (unix(7)).
+inline constexpr size_t kUnixPathBytesMax = 108;
+
+}  // namespace spore::limits
