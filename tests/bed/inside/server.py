@@ -75,11 +75,14 @@ def see_fresh_files():
 
 
 def remove_empty_cgroups():
+    """Those of commands that are over (each is named after the process that served it) and left
+    nothing running."""
     for name in os.listdir(CGROUPS):
-        try:
-            os.rmdir(f"{CGROUPS}/{name}")
-        except OSError:
-            pass  # a file, or what a command left running
+        if name.isdigit() and not os.path.exists(f"/proc/{name}"):
+            try:
+                os.rmdir(f"{CGROUPS}/{name}")
+            except OSError:
+                pass
 
 
 class Command:

@@ -2,12 +2,21 @@
 import argparse
 import os
 import re
+import sys
 
 from outside import kernel
 from outside.message import BedError, say
 from outside.slot import MAX_SLOTS, Slot, TREE
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong options end with 125, as every failure of the bed does: 2 may be the command's own status."""
+
+    def error(self, message):
+        say(f"{message}\n{self.format_usage().rstrip()}")
+        sys.exit(125)
 
 
 def duration_s(text):
