@@ -20,6 +20,9 @@ inline constexpr uint32_t kVcpusMax = 16;
 inline constexpr uint64_t kMemoryBytesMin = 32 * kMiB;
 inline constexpr uint64_t kMemoryBytesMax = 32 * 1024 * kGiB;
 
+// The kernel's command line with its terminating zero: COMMAND_LINE_SIZE of x86.
+inline constexpr uint64_t kCommandLineBytesMax = 2048;
+
 // Entries of one virtqueue. 256 keeps a queue's three rings within three pages, and one ring's
 // worth of 128 KiB requests well above what io_uring keeps in flight.
 inline constexpr uint16_t kQueueSizeMax = 256;
