@@ -1,0 +1,111 @@
+#include "hypervisor/vmm/config.h"
+
+#include <charconv>
+
+#include "hypervisor/base/limits.h"
+
+namespace spore {
+
+namespace {
+
+std::unexpected<Error> invalid(std::string_view field, std::string_view value,
+                               std::string_view why) {
+    return fail(Code::invalid_argument,
+                std::string(field) + " '" + std::string(value) + "': " + std::string(why));
+}
+
+std::string mebibytes(uint64_t bytes) { return std::to_string(bytes / limits::kMiB) + "M"; }
+
+// Splits off the text up to the next comma.
+std::string_view take_part(std::string_view& rest) {
+    size_t comma = rest.find(',');
+    std::string_view part = rest.substr(0, comma);
+    rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
+    return part;
+}
+
+}  // namespace
+
+Status validate(const MachineConfig& config) {
+    if (config.memory_bytes < limits::kMemoryBytesMin ||
+        config.memory_bytes > limits::kMemoryBytesMax)
+        return invalid("memory", std::to_string(config.memory_bytes) + " bytes",
+                       "must be from " + mebibytes(limits::kMemoryBytesMin) + " to " +
+                           mebibytes(limits::kMemoryBytesMax));
+    if (config.memory_bytes % 4096 != 0)
+        return invalid("memory", std::to_string(config.memory_bytes) + " bytes",
+                       "must be a multiple of 4096");
+    if (config.cpus < 1 || config.cpus > limits::kVcpusMax)
+        return invalid("cpus", std::to_string(config.cpus),
+                       "must be from 1 to " + std::to_string(limits::kVcpusMax));
+    if (config.vsock_path.size() >= limits::kUnixPathBytesMax)
+        return invalid("vsock", config.vsock_path,
+                       "is " + std::to_string(config.vsock_path.size()) +
+                           " bytes long, a socket's path may have " +
+                           std::to_string(limits::kUnixPathBytesMax - 1));
+    // Slot 0 is the host bridge, one slot each for vsock and rng.
+    if (config.disks.size() + config.networks.size() > limits::kPciSlots - 3)
+        return invalid("disks and networks",
+                       std::to_string(config.disks.size() + config.networks.size()),
+                       "at most " + std::to_string(limits::kPciSlots - 3) + " together");
+    return {};
+}
+
+Result<uint64_t> parse_size(std::string_view what, std::string_view text) {
+    uint64_t number = 0;
+    auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    std::string_view suffix(end, static_cast<size_t>(text.data() + text.size() - end));
+    if (error == std::errc::result_out_of_range)
+        return invalid(what, text, "is more than 2^64 bytes");
+    if (error != std::errc() || suffix.size() > 1)
+        return invalid(what, text, "is not a size (a number, then nothing, K, M, G or T)");
+    unsigned shift = 0;
+    if (!suffix.empty()) {
+        size_t index = std::string_view("KMGT").find(suffix[0]);
+        if (index == std::string_view::npos)
+            return invalid(what, text, "is not a size (a number, then nothing, K, M, G or T)");
+        shift = static_cast<unsigned>(10 * (index + 1));
+    }
+    if (number > ~uint64_t{0} >> shift)
+        return invalid(what, text, "is more than 2^64 bytes");
+    return number << shift;
+}
+
+Result<DiskConfig> parse_disk(std::string_view text) {
+    DiskConfig disk;
+    std::string_view rest = text;
+    disk.path = take_part(rest);
+    if (disk.path.empty())
+        return invalid("disk", text, "names no file");
+    if (rest == "ro")
+        disk.read_only = true;
+    else if (!rest.empty())
+        return invalid("disk", text, "only ',ro' may follow the file");
+    return disk;
+}
+
+Result<NetworkConfig> parse_network(std::string_view text) {
+    NetworkConfig network;
+    std::string_view rest = text;
+    while (!rest.empty()) {
+        std::string_view part = take_part(rest);
+        size_t equals = part.find('=');
+        std::string_view key = part.substr(0, equals);
+        std::string value(equals == std::string_view::npos ? "" : part.substr(equals + 1));
+        if (value.empty())
+            return invalid("net", text, "'" + std::string(part) + "' has no value");
+        if (key == "tap")
+            network.tap = value;
+        else if (key == "socket")
+            network.socket_path = value;
+        else if (key == "mac")
+            network.mac = value;
+        else
+            return invalid("net", text, "'" + std::string(key) + "' is not tap, socket or mac");
+    }
+    if (network.tap.empty() == network.socket_path.empty())
+        return invalid("net", text, "needs either tap=NAME or socket=PATH");
+    return network;
+}
+
+}  // namespace spore

@@ -1,0 +1,61 @@
+#pragma once
+
+// The control socket of spore-vmm (schema/control.fbs). UNTRUSTED: a client's packets are bounded
+// and verified here before anything is read from them.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hypervisor/io/event_loop.h"
+
+namespace spore {
+
+// What the control socket can ask of a machine. Loop thread; each answers through `done`, once, at
+// any later time.
+class ControlTarget {
+  public:
+    struct Status {
+        uint8_t state = 0;  // control::fb::RunState
+        uint64_t memory_bytes = 0;
+        uint32_t cpus = 0;
+        std::vector<std::pair<std::string, uint64_t>> counters;
+    };
+    using Done = std::move_only_function<void(spore::Status)>;
+
+    virtual ~ControlTarget() = default;
+    virtual Status control_status() = 0;
+    virtual void control_pause(Done done) = 0;
+    virtual void control_resume(Done done) = 0;
+    virtual void control_snapshot(const std::string& directory, Done done) = 0;
+    virtual void control_quit() = 0;
+};
+
+// Serves `path` on the loop. Loop thread only. At most 16 clients at once, one request each under
+// way; the socket file is removed at the end.
+class ControlServer {
+  public:
+    // Errors: invalid_argument for a path over 107 bytes, already_exists, the host's.
+    static Result<std::unique_ptr<ControlServer>> listen(EventLoop& loop, ControlTarget& target,
+                                                         const std::string& path);
+    ~ControlServer();
+
+  private:
+    struct Client;
+    ControlServer(EventLoop& loop, ControlTarget& target, std::string path, RingFile socket);
+    void accept_next();
+    void serve(Client& client, size_t bytes);
+    void reply(Client& client, const spore::Status& status);
+    void send_packet(Client& client, std::span<const std::byte> packet);
+    void receive_next(Client& client);
+    void drop(Client& client);
+
+    EventLoop& loop_;
+    ControlTarget& target_;
+    std::string path_;
+    RingFile socket_;
+    Operation accept_op_;
+    std::vector<std::unique_ptr<Client>> clients_;
+};
+
+}  // namespace spore
