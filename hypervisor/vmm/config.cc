@@ -77,10 +77,27 @@ Result<DiskConfig> parse_disk(std::string_view text) {
     disk.path = take_part(rest);
     if (disk.path.empty())
         return invalid("disk", text, "names no file");
-    if (rest == "ro")
-        disk.read_only = true;
-    else if (!rest.empty())
-        return invalid("disk", text, "only ',ro' may follow the file");
+    while (!rest.empty()) {
+        std::string_view part = take_part(rest);
+        if (part == "ro") {
+            disk.read_only = true;
+        } else if (part.starts_with("layer=")) {
+            std::string_view layer = part.substr(6);
+            size_t colon = layer.find(':');
+            disk.layers.push_back(
+                {std::string(layer.substr(0, colon)),
+                 std::string(colon == std::string_view::npos ? "" : layer.substr(colon + 1))});
+        } else if (part.starts_with("size=")) {
+            disk.size_bytes = TRY(parse_size("disk size", part.substr(5)));
+        } else {
+            return invalid("disk", text,
+                           "'" + std::string(part) + "' is not ro, layer=FILE[:MAP] or size=N");
+        }
+    }
+    if (disk.read_only && !disk.layers.empty())
+        return invalid("disk", text, "a disk with layers is written to: ro does not go with it");
+    if (disk.layers.empty() && disk.size_bytes != 0)
+        return invalid("disk", text, "size= goes with layer= only");
     return disk;
 }
 

@@ -21,7 +21,6 @@ struct DiskConfig {
         std::string map;
     };
     std::vector<Layer> layers;
-    std::string map;          // of the top, when it has one already
     uint64_t size_bytes = 0;  // of a layered disk; 0: the lowest layer's
 };
 
@@ -52,7 +51,7 @@ Status validate(const MachineConfig& config);
 // `what` and the text.
 Result<uint64_t> parse_size(std::string_view what, std::string_view text);
 
-// "F", "F,ro" → a raw disk. Errors: invalid_argument.
+// "F", "F,ro", or "F[,layer=B[:MAP]]...[,size=N]" for a copy-on-write one. Errors: invalid_argument.
 Result<DiskConfig> parse_disk(std::string_view text);
 
 // "tap=NAME[,mac=M]" or "socket=PATH[,mac=M]". Errors: invalid_argument.

@@ -1,0 +1,181 @@
+#include "hypervisor/vmm/options.h"
+
+#include <getopt.h>
+
+#include <charconv>
+
+#include "hypervisor/base/limits.h"
+
+namespace spore {
+
+namespace {
+
+enum Option : int {
+    kKernel = 256,
+    kInitrd,
+    kCommandLine,
+    kMemory,
+    kCpus,
+    kCpuTemplate,
+    kDisk,
+    kNet,
+    kVsock,
+    kVsockCid,
+    kRestore,
+    kControl,
+    kSerial,
+    kLogLevel,
+    kReadyFd,
+    kPaused,
+    kHelp,
+};
+
+constexpr option kOptions[] = {
+    {"kernel", required_argument, nullptr, kKernel},
+    {"initrd", required_argument, nullptr, kInitrd},
+    {"cmdline", required_argument, nullptr, kCommandLine},
+    {"memory", required_argument, nullptr, kMemory},
+    {"cpus", required_argument, nullptr, kCpus},
+    {"cpu-template", required_argument, nullptr, kCpuTemplate},
+    {"disk", required_argument, nullptr, kDisk},
+    {"net", required_argument, nullptr, kNet},
+    {"vsock", required_argument, nullptr, kVsock},
+    {"vsock-cid", required_argument, nullptr, kVsockCid},
+    {"restore", required_argument, nullptr, kRestore},
+    {"control", required_argument, nullptr, kControl},
+    {"serial", required_argument, nullptr, kSerial},
+    {"log-level", required_argument, nullptr, kLogLevel},
+    {"ready-fd", required_argument, nullptr, kReadyFd},
+    {"paused", no_argument, nullptr, kPaused},
+    {"help", no_argument, nullptr, kHelp},
+    {nullptr, 0, nullptr, 0},
+};
+
+Result<uint32_t> parse_number(std::string_view option, std::string_view text, uint32_t least,
+                              uint32_t most) {
+    uint32_t number = 0;
+    auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc() || end != text.data() + text.size() || number < least ||
+        number > most)
+        return fail(Code::invalid_argument, std::string(option) + " '" + std::string(text) +
+                                                "': must be a number from " +
+                                                std::to_string(least) + " to " +
+                                                std::to_string(most));
+    return number;
+}
+
+Status apply(VmmOptions& options, int option, std::string_view value) {
+    MachineConfig& machine = options.machine;
+    switch (option) {
+        case kKernel:
+            machine.kernel = value;
+            break;
+        case kInitrd:
+            machine.initrd = value;
+            break;
+        case kCommandLine:
+            machine.command_line = value;
+            break;
+        case kMemory:
+            machine.memory_bytes = TRY(parse_size("memory", value));
+            break;
+        case kCpus:
+            machine.cpus = TRY(parse_number("cpus", value, 1, limits::kVcpusMax));
+            break;
+        case kCpuTemplate:
+            machine.cpu_template = value;
+            break;
+        case kDisk:
+            machine.disks.push_back(TRY(parse_disk(value)));
+            break;
+        case kNet:
+            machine.networks.push_back(TRY(parse_network(value)));
+            break;
+        case kVsock:
+            machine.vsock_path = value;
+            break;
+        case kVsockCid:
+            machine.vsock_cid = TRY(parse_number("vsock-cid", value, 3, 0xfffffffe));
+            break;
+        case kRestore:
+            options.restore_directory = value;
+            break;
+        case kControl:
+            options.control_path = value;
+            break;
+        case kSerial:
+            if (value != "stdio" && value != "none" && !value.starts_with("file:"))
+                return fail(Code::invalid_argument, "serial '" + std::string(value) +
+                                                        "': must be stdio, none or file:PATH");
+            options.serial = value;
+            break;
+        case kLogLevel:
+            options.log_level = value;
+            break;
+        case kReadyFd:
+            options.ready_fd = static_cast<int>(TRY(parse_number("ready-fd", value, 0, 65535)));
+            break;
+        case kPaused:
+            options.start_paused = true;
+            break;
+        case kHelp:
+            options.help = true;
+            break;
+        default:
+            return fail(Code::invalid_argument, "unknown option");
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<VmmOptions> parse_vmm_options(int argc, char** argv) {
+    VmmOptions options;
+    opterr = 0;
+    optind = 1;
+    for (;;) {
+        int current = optind;
+        int option = ::getopt_long(argc, argv, ":", kOptions, nullptr);
+        if (option == -1)
+            break;
+        if (option == '?' || option == ':')
+            return fail(Code::invalid_argument,
+                        std::string("option '") + argv[current] +
+                            (option == ':' ? "': needs a value" : "': is not known; see --help"));
+        TRY(apply(options, option, optarg == nullptr ? "" : optarg));
+    }
+    if (optind < argc)
+        return fail(Code::invalid_argument,
+                    std::string("argument '") + argv[optind] + "': is not an option; see --help");
+    if (options.help)
+        return options;
+    if (options.restore_directory.empty() && options.machine.kernel.empty())
+        return fail(Code::invalid_argument, "kernel: --kernel FILE or --restore DIR is needed");
+    TRY(validate(options.machine));
+    return options;
+}
+
+std::string_view vmm_help() {
+    return R"(Boots one VM, or goes on from a snapshot, in the foreground.
+
+  --kernel FILE       ELF vmlinux (with a PVH entry) or bzImage
+  --initrd FILE       initial RAM file system
+  --cmdline TEXT      kernel command line
+  --memory SIZE       guest memory, 32M or more (256M)
+  --cpus N            virtual CPUs, 1 to 16 (1)
+  --cpu-template T    CPU features offered: host, or baseline for any x86-64-v2 machine (host)
+  --disk F[,ro]       a raw file or block device; several may be given, in order vda, vdb, ...
+  --disk F,layer=B[:MAP][,layer=...][,size=N]
+                      copy-on-write: F takes the writes, the layers below it stay as they are
+  --net tap=NAME[,mac=M] | socket=PATH[,mac=M]
+                      a network card on a tap, or on a Unix stream socket (passt)
+  --vsock PATH        vsock: host programs connect to PATH and write "CONNECT <port>"; the guest's
+                      connections to port P of the host go to PATH_P
+  --restore DIR       go on from the snapshot in DIR; disks get fresh copy-on-write tops
+  --serial stdio|none|file:PATH
+                      where the serial console goes (stdio; Ctrl-] ends the VM at a terminal)
+  --control PATH      a control socket (schema/control.fbs)
+)";
+}
+
+}  // namespace spore

@@ -1,0 +1,29 @@
+#pragma once
+
+// The command line of spore-vmm; `spore run` takes the same options and hands them over.
+
+#include <string>
+#include <vector>
+
+#include "hypervisor/vmm/config.h"
+
+namespace spore {
+
+struct VmmOptions {
+    MachineConfig machine;
+    std::string restore_directory;  // a snapshot to go on from; kernel and sizes come from it
+    std::string control_path;       // control socket; empty: none
+    std::string serial = "stdio";   // "stdio", "none" or "file:PATH"
+    std::string log_level = "warn";
+    int ready_fd = -1;  // where one line tells the caller that the machine runs, or why not
+    bool start_paused = false;
+    bool help = false;
+};
+
+// Errors: invalid_argument, naming option, value and bound.
+Result<VmmOptions> parse_vmm_options(int argc, char** argv);
+
+// What --help prints.
+std::string_view vmm_help();
+
+}  // namespace spore
