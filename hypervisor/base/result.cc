@@ -72,6 +72,14 @@ std::string_view code_name(Code code) {
     return row(code).name;
 }
 
+Code code_from_name(std::string_view name) {
+    for (const CodeRow& candidate : kCodes) {
+        if (candidate.name == name)
+            return candidate.code;
+    }
+    return Code::internal;
+}
+
 int exit_status(Code code) {
     return row(code).exit_status;
 }

@@ -28,6 +28,8 @@ enum class Code {
 
 // The word for `code` as --json prints it, e.g. "not_found".
 std::string_view code_name(Code code);
+// The code of that word; `internal` for one that is not known here.
+Code code_from_name(std::string_view name);
 
 // The process exit status that shared/cli.md assigns to `code` (64..77).
 int exit_status(Code code);

@@ -1,0 +1,149 @@
+#include "hypervisor/sandbox/vmm_client.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cstdio>
+
+#include "hypervisor/base/limits.h"
+#include "schema/control_generated.h"
+
+namespace spore {
+
+namespace fb = control::fb;
+
+namespace {
+
+constexpr const char* kIdentifier = "SPCT";
+constexpr size_t kPacketBytesMax = 64 * limits::kKiB;
+
+flatbuffers::FlatBufferBuilder request(
+    fb::Request type,
+    const std::function<flatbuffers::Offset<void>(flatbuffers::FlatBufferBuilder&)>& body) {
+    flatbuffers::FlatBufferBuilder builder;
+    auto table = body(builder);
+    builder.Finish(fb::CreateRequestMessage(builder, type, table), kIdentifier);
+    return builder;
+}
+
+Error failure_of(const fb::Failure* failure) {
+    return {code_from_name(failure->code()->str()), failure->message()->str()};
+}
+
+}  // namespace
+
+Result<UniqueFd> connect_unix(const std::filesystem::path& directory, const std::string& name,
+                              int type) {
+    UniqueFd handle(::open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!handle)
+        return fail_errno(directory.string());
+    // By way of the directory's descriptor: sun_path has 108 bytes, a home may be deep.
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    int length = std::snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s",
+                               handle.get(), name.c_str());
+    if (length < 0 || static_cast<size_t>(length) >= sizeof(address.sun_path))
+        return fail(Code::invalid_argument, "socket name '" + name + "': too long");
+    UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+    if (!socket)
+        return fail_errno("socket");
+    if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+        return fail(Code::unavailable,
+                    (directory / name).string() + ": " + std::strerror(errno));
+    return socket;
+}
+
+Result<VmmClient> VmmClient::connect(const std::filesystem::path& directory) {
+    return VmmClient(TRY(connect_unix(directory, "control", SOCK_SEQPACKET)));
+}
+
+Result<std::vector<std::byte>> VmmClient::exchange(const void* packet, size_t size,
+                                                   Deadline deadline) {
+    if (::send(socket_.get(), packet, size, MSG_NOSIGNAL) < 0)
+        return fail(Code::unavailable, std::string("spore-vmm: ") + std::strerror(errno));
+    for (;;) {
+        auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            deadline - std::chrono::steady_clock::now());
+        pollfd waiting = {socket_.get(), POLLIN, 0};
+        int ready = ::poll(&waiting, 1, left.count() < 0 ? 0 : static_cast<int>(left.count()) + 1);
+        if (ready < 0 && errno == EINTR)
+            continue;
+        if (ready < 0)
+            return fail_errno("poll");
+        if (ready == 0)
+            return fail(Code::timeout, "spore-vmm: no answer within the time allowed");
+        break;
+    }
+    std::vector<std::byte> reply(kPacketBytesMax);
+    ssize_t got = ::recv(socket_.get(), reply.data(), reply.size(), 0);
+    if (got <= 0)
+        return fail(Code::unavailable, "spore-vmm: has ended");
+    reply.resize(static_cast<size_t>(got));
+    flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(reply.data()), reply.size());
+    if (!verifier.VerifyBuffer<fb::ReplyMessage>(kIdentifier))
+        return fail(Code::corrupt, "spore-vmm: its answer is not one");
+    return reply;
+}
+
+Status VmmClient::expect_done(const void* packet, size_t size, Deadline deadline) {
+    auto reply = TRY(exchange(packet, size, deadline));
+    auto* message = flatbuffers::GetRoot<fb::ReplyMessage>(reply.data());
+    if (auto* failure = message->reply_as_Failure())
+        return std::unexpected(failure_of(failure));
+    if (message->reply_type() != fb::Reply::Done)
+        return fail(Code::corrupt, "spore-vmm: answered something else than asked");
+    return {};
+}
+
+Result<VmmStatus> VmmClient::status(Deadline deadline) {
+    auto packet = request(fb::Request::GetStatus,
+                          [](auto& builder) { return fb::CreateGetStatus(builder).Union(); });
+    auto reply = TRY(exchange(packet.GetBufferPointer(), packet.GetSize(), deadline));
+    auto* message = flatbuffers::GetRoot<fb::ReplyMessage>(reply.data());
+    if (auto* failure = message->reply_as_Failure())
+        return std::unexpected(failure_of(failure));
+    auto* table = message->reply_as_Status();
+    if (table == nullptr)
+        return fail(Code::corrupt, "spore-vmm: answered something else than asked");
+    VmmStatus status;
+    status.state = fb::EnumNameRunState(table->state());
+    status.memory_bytes = table->memory_bytes();
+    status.cpus = table->cpus();
+    status.pid = static_cast<int>(table->pid());
+    if (table->counters() != nullptr) {
+        for (const fb::Counter* counter : *table->counters()) {
+            if (counter->name() != nullptr)
+                status.counters.emplace_back(counter->name()->str(), counter->value());
+        }
+    }
+    return status;
+}
+
+Status VmmClient::pause(Deadline deadline) {
+    auto packet = request(fb::Request::Pause,
+                          [](auto& builder) { return fb::CreatePause(builder).Union(); });
+    return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
+}
+
+Status VmmClient::resume(Deadline deadline) {
+    auto packet = request(fb::Request::Resume,
+                          [](auto& builder) { return fb::CreateResume(builder).Union(); });
+    return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
+}
+
+Status VmmClient::snapshot(const std::filesystem::path& directory, Deadline deadline) {
+    auto packet = request(fb::Request::Snapshot, [&](auto& builder) {
+        return fb::CreateSnapshotDirect(builder, directory.c_str()).Union();
+    });
+    return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
+}
+
+Status VmmClient::quit(Deadline deadline) {
+    auto packet =
+        request(fb::Request::Quit, [](auto& builder) { return fb::CreateQuit(builder).Union(); });
+    return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
+}
+
+}  // namespace spore

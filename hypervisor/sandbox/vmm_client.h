@@ -1,0 +1,51 @@
+#pragma once
+
+// The control socket of a spore-vmm, from outside (schema/control.fbs).
+
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "hypervisor/base/result.h"
+#include "hypervisor/base/unique_fd.h"
+
+namespace spore {
+
+// Connects a socket of `type` (SOCK_STREAM, SOCK_SEQPACKET) to the Unix socket `name` in
+// `directory`, however long the directory's path is. Errors: unavailable if nobody listens.
+Result<UniqueFd> connect_unix(const std::filesystem::path& directory, const std::string& name,
+                              int type);
+
+struct VmmStatus {
+    std::string state;  // booting, running, paused, ended
+    uint64_t memory_bytes = 0;
+    uint32_t cpus = 0;
+    int pid = 0;
+    std::vector<std::pair<std::string, uint64_t>> counters;
+};
+
+// One request at a time. Errors of every call: what the VMM answers; unavailable when it is gone;
+// timeout at the deadline.
+class VmmClient {
+  public:
+    using Deadline = std::chrono::steady_clock::time_point;
+
+    // To the socket "control" in a sandbox's run directory.
+    static Result<VmmClient> connect(const std::filesystem::path& directory);
+
+    Result<VmmStatus> status(Deadline deadline);
+    Status pause(Deadline deadline);
+    Status resume(Deadline deadline);
+    Status snapshot(const std::filesystem::path& directory, Deadline deadline);
+    Status quit(Deadline deadline);
+
+  private:
+    explicit VmmClient(UniqueFd socket) : socket_(std::move(socket)) {}
+    Result<std::vector<std::byte>> exchange(const void* packet, size_t size, Deadline deadline);
+    Status expect_done(const void* packet, size_t size, Deadline deadline);
+    UniqueFd socket_;
+};
+
+}  // namespace spore
