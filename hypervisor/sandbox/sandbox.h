@@ -1,0 +1,49 @@
+#pragma once
+
+// Sandboxes: clones of a template, each in a VM of its own.
+
+#include <chrono>
+#include <map>
+
+#include "hypervisor/sandbox/home.h"
+#include "hypervisor/sandbox/store.h"
+#include "hypervisor/sandbox/template.h"
+
+namespace spore {
+
+struct SandboxSpec {
+    std::string id;  // empty: a random one
+    std::string template_name;
+    std::map<std::string, std::string> environment;
+    std::map<std::string, std::string> labels;
+    std::string owner;
+    std::chrono::milliseconds limit{60'000};  // for all of it
+};
+
+// From the request's arrival, in µs; shared/design.md, Restore. 0: not reached or not measured.
+struct Boundaries {
+    uint64_t b1_us = 0;  // the VM is built
+    uint64_t b2_us = 0;  // its first exit after its first instruction
+    uint64_t b3_us = 0;  // the agent has confirmed
+};
+
+struct SandboxInfo {
+    SandboxRecord record;
+    bool alive = false;  // its spore-vmm runs
+    Boundaries boundaries;  // of a sandbox just created
+};
+
+// Clones the template and gives the clone its identity; nothing of the user's has run before the
+// agent confirmed new entropy. On any error nothing is left of it. Errors: not_found (template),
+// already_exists (ID), invalid_argument, timeout, resource_exhausted, corrupt, version_mismatch.
+Result<SandboxInfo> create_sandbox(const Home& home, const SandboxSpec& spec);
+Result<SandboxInfo> find_sandbox(const Home& home, const std::string& id);
+// Also clears away what died in the middle of being created or destroyed.
+Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home);
+// Ends the VM and removes all that belongs to the sandbox. Errors: not_found.
+Status destroy_sandbox(const Home& home, const std::string& id);
+
+// Where its sockets are, for those that talk to it.
+std::filesystem::path run_directory(const Home& home, const std::string& id);
+
+}  // namespace spore
