@@ -1,0 +1,112 @@
+// spore create, list, destroy
+
+#include "hypervisor/sandbox/sandbox.h"
+
+#include "hypervisor/cli/commands.h"
+
+namespace spore::cli {
+
+namespace {
+
+nlohmann::json to_json(const SandboxInfo& info) {
+    const SandboxRecord& record = info.record;
+    nlohmann::json document = {{"id", record.id},
+                               {"template", record.template_name},
+                               {"state", info.alive ? state_name(record.state) : "dead"},
+                               {"created_unix_ms", record.created_unix_ms},
+                               {"pid", record.pid},
+                               {"owner", record.owner},
+                               {"labels", record.labels}};
+    if (info.boundaries.b3_us != 0)
+        document["boundaries_us"] = {{"b1", info.boundaries.b1_us},
+                                     {"b2", info.boundaries.b2_us},
+                                     {"b3", info.boundaries.b3_us}};
+    return document;
+}
+
+struct CreateOptions {
+    SandboxSpec spec;
+    std::vector<std::string> environment;
+    std::vector<std::string> labels;
+    std::string limit = "60s";
+};
+
+Status create(Context& context, CreateOptions& options) {
+    options.spec.environment = TRY(parse_pairs("env", options.environment));
+    options.spec.labels = TRY(parse_pairs("label", options.labels));
+    options.spec.limit = TRY(parse_duration("timeout", options.limit));
+    auto info = TRY(create_sandbox(TRY(Home::open()), options.spec));
+    if (context.globals.json)
+        print_json(to_json(info));
+    else
+        std::printf("%s\n", info.record.id.c_str());
+    return {};
+}
+
+Status list_all(Context& context) {
+    auto sandboxes = TRY(list_sandboxes(TRY(Home::open())));
+    if (context.globals.json) {
+        nlohmann::json document = nlohmann::json::array();
+        for (const SandboxInfo& info : sandboxes)
+            document.push_back(to_json(info));
+        print_json(document);
+        return {};
+    }
+    Table table({"ID", "TEMPLATE", "STATE", "AGE", "PID", "LABELS"});
+    for (const SandboxInfo& info : sandboxes) {
+        std::string labels;
+        for (const auto& [key, value] : info.record.labels)
+            labels += (labels.empty() ? "" : ",") + key + "=" + value;
+        table.add({info.record.id, info.record.template_name,
+                   std::string(info.alive ? state_name(info.record.state) : "dead"),
+                   human_age(info.record.created_unix_ms), std::to_string(info.record.pid),
+                   labels});
+    }
+    table.print();
+    return {};
+}
+
+Status destroy(Context& context, const std::vector<std::string>& ids) {
+    auto home = TRY(Home::open());
+    nlohmann::json destroyed = nlohmann::json::array();
+    Status first;
+    for (const std::string& id : ids) {  // one that fails does not keep the others alive
+        Status status = destroy_sandbox(home, id);
+        if (status)
+            destroyed.push_back(id);
+        else if (first)
+            first = status;
+        else
+            std::fprintf(stderr, "spore: %s\n", status.error().message.c_str());
+    }
+    if (context.globals.json && first)
+        print_json({{"destroyed", destroyed}});
+    return first;
+}
+
+}  // namespace
+
+void add_sandbox(CLI::App& app, Context& context) {
+    auto options = std::make_shared<CreateOptions>();
+    CLI::App* command = app.add_subcommand("create", "clone a template: a new sandbox");
+    command->add_option("id", options->spec.id, "its name (a random one)");
+    command->add_option("--template,-t", options->spec.template_name, "the template to clone")
+        ->required();
+    command->add_option("--env,-e", options->environment,
+                        "NAME=VALUE for every command in it; repeatable");
+    command->add_option("--label", options->labels, "NAME=VALUE to find it by; repeatable");
+    command->add_option("--owner", options->spec.owner, "whose it is");
+    command->add_option("--timeout", options->limit, "give up after this long (60s)");
+    on_chosen(command, context, [&context, options] { return create(context, *options); });
+
+    CLI::App* list = app.add_subcommand("list", "all sandboxes");
+    on_chosen(list, context, [&context] { return list_all(context); });
+
+    auto ids = std::make_shared<std::vector<std::string>>();
+    CLI::App* destroy_command =
+        app.add_subcommand("destroy", "end sandboxes and remove all that belongs to them");
+    destroy_command->add_option("id", *ids, "their names")->required();
+    on_chosen(destroy_command, context, [&context, ids] { return destroy(context, *ids); });
+}
+
+}  // namespace spore::cli
