@@ -70,9 +70,18 @@ Status build_image(Context& context, const BuildOptions& options) {
     auto home = TRY(Home::open());
     auto agent = TRY(Home::program("spore-agent"));
     std::vector<std::string> arguments = {
-        TRY(find_builder()).string(), "--name",        options.name, "--recipe", options.recipe,
-        "--kernel",                   options.kernel,  "--agent",    agent.string(),
-        "--home",                     home.root().string()};
+        TRY(find_builder()).string(),
+        "--name",
+        options.name,
+        "--recipe",
+        options.recipe,
+        "--kernel",
+        options.kernel,
+        "--agent",
+        agent.string(),
+        "--home",
+        home.root().string()
+    };
     if (!options.packages.empty())
         arguments.insert(arguments.end(), {"--packages", options.packages});
     if (options.force)
@@ -111,8 +120,8 @@ Status list_all(Context& context) {
         std::string kernels;
         for (const ImageKernel& kernel : image.kernels)
             kernels += (kernels.empty() ? "" : ",") + kernel.name;
-        table.add({image.name, image.recipe, kernels, human_bytes(image.rootfs_bytes),
-                   image.created});
+        table.add(
+            {image.name, image.recipe, kernels, human_bytes(image.rootfs_bytes), image.created});
     }
     table.print();
     return {};

@@ -40,15 +40,17 @@ Result<std::chrono::milliseconds> parse_duration(std::string_view what, std::str
                      : unit == "h" ? 3'600'000
                                    : 0;
     if (error != std::errc() || factor == 0 || number < 0 || number > 1'000'000'000)
-        return fail(Code::invalid_argument, std::string(what) + " '" + std::string(text) +
-                                                "': must be a number and ms, s, m or h, such as 30s");
+        return fail(Code::invalid_argument,
+                    std::string(what) + " '" + std::string(text) +
+                        "': must be a number and ms, s, m or h, such as 30s");
     return std::chrono::milliseconds(number * factor);
 }
 
 namespace {
 
 constexpr const char* kDescription =
-    "Spore runs untrusted code, each user's in a Linux microVM of its own, cloned from a snapshot.\n"
+    "Spore runs untrusted code, each user's in a Linux microVM of its own, cloned from a "
+    "snapshot.\n"
     "\n"
     "  spore doctor                                     what this host can do\n"
     "  spore image build debian                         make a guest image from Debian's packages\n"

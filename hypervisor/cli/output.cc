@@ -84,9 +84,9 @@ std::string human_bytes(uint64_t bytes) {
         index++;
     }
     char text[32];
-    std::snprintf(text, sizeof(text), value < 10 && value != static_cast<int>(value) ? "%.1f%c"
-                                                                                     : "%.0f%c",
-                  value, suffixes[index]);
+    std::snprintf(text, sizeof(text),
+                  value < 10 && value != static_cast<int>(value) ? "%.1f%c" : "%.0f%c", value,
+                  suffixes[index]);
     return text;
 }
 

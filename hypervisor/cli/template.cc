@@ -38,8 +38,8 @@ Status create(Context& context, CreateOptions& options) {
     TemplateInfo info;
     {
         ProgressLine line(context.globals);
-        info = TRY(create_template(home, options.spec,
-                                   [&](const std::string& text) { line.show(text); }));
+        info = TRY(
+            create_template(home, options.spec, [&](const std::string& text) { line.show(text); }));
     }
     if (context.globals.json)
         print_json(to_json(info));

@@ -61,9 +61,11 @@ Result<Image> parse_image(const stdfs::path& directory, const json& document) {
     for (auto& [name, entry] : kernels->items()) {
         if (!entry.is_object())
             return corrupt(directory / "image.json", "kernel '" + name + "' is not an object");
-        image.kernels.push_back({name, TRY(inside(directory, entry, "vmlinux")),
-                                 TRY(inside(directory, entry, "vmlinuz")),
-                                 TRY(inside(directory, entry, "initramfs"))});
+        image.kernels.push_back({
+            name, TRY(inside(directory, entry, "vmlinux"))
+            , TRY(inside(directory, entry, "vmlinuz"))
+            , TRY(inside(directory, entry, "initramfs"))
+        });
     }
     return image;
 }
@@ -75,8 +77,8 @@ Result<Image> load_image(const Home& home, const std::string& name) {
     stdfs::path directory = home.images() / name;
     std::ifstream file(directory / "image.json");
     if (!file)
-        return fail(Code::not_found, "image '" + name + "': there is none in " +
-                                         home.images().string());
+        return fail(Code::not_found,
+                    "image '" + name + "': there is none in " + home.images().string());
     return parse_image(directory, json::parse(file, nullptr, false));
 }
 
@@ -102,8 +104,8 @@ Result<ImageKernel> find_kernel(const Image& image, const std::string& kernel) {
             return candidate;
         names += (names.empty() ? "" : ", ") + candidate.name;
     }
-    return fail(Code::not_found, "kernel '" + kernel + "': image '" + image.name +
-                                     "' has " + names);
+    return fail(Code::not_found,
+                "kernel '" + kernel + "': image '" + image.name + "' has " + names);
 }
 
 }  // namespace spore

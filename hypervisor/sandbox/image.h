@@ -11,7 +11,7 @@
 namespace spore {
 
 struct ImageKernel {
-    std::string name;  // "stock", "tuned"
+    std::string name;              // "stock", "tuned"
     std::filesystem::path kernel;  // ELF vmlinux
     std::filesystem::path bzimage;
     std::filesystem::path initramfs;

@@ -29,7 +29,7 @@ struct Boundaries {
 
 struct SandboxInfo {
     SandboxRecord record;
-    bool alive = false;  // its spore-vmm runs
+    bool alive = false;     // its spore-vmm runs
     Boundaries boundaries;  // of a sandbox just created
 };
 

@@ -125,8 +125,8 @@ std::string_view state_name(SandboxState state) {
 
 Result<Store> Store::open(const std::filesystem::path& path) {
     sqlite3* raw = nullptr;
-    int result = sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
-                                 nullptr);
+    int result =
+        sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
     Store store(raw);
     if (result != SQLITE_OK)
         return std::unexpected(database_error(raw, result).error().within(path.string()));
@@ -157,12 +157,13 @@ Store& Store::operator=(Store&& other) noexcept {
     return *this;
 }
 
-Store::~Store() { sqlite3_close(database_); }
+Store::~Store() {
+    sqlite3_close(database_);
+}
 
 Status Store::add(const SandboxRecord& record) {
-    auto statement =
-        TRY(prepare(database_, std::string("INSERT INTO sandboxes (") + kColumns +
-                                   ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"));
+    auto statement = TRY(prepare(database_, std::string("INSERT INTO sandboxes (") + kColumns +
+                                                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"));
     bind_record(statement.get(), record);
     int result = sqlite3_step(statement.get());
     if (result == SQLITE_CONSTRAINT)
@@ -173,10 +174,10 @@ Status Store::add(const SandboxRecord& record) {
 }
 
 Status Store::update(const SandboxRecord& record) {
-    auto statement = TRY(prepare(
-        database_,
-        "UPDATE sandboxes SET template = ?2, state = ?3, created_unix_ms = ?4, pid = ?5, "
-        "pid_start_ticks = ?6, labels = ?7, environment = ?8, owner = ?9 WHERE id = ?1"));
+    auto statement = TRY(
+        prepare(database_,
+                "UPDATE sandboxes SET template = ?2, state = ?3, created_unix_ms = ?4, pid = ?5, "
+                "pid_start_ticks = ?6, labels = ?7, environment = ?8, owner = ?9 WHERE id = ?1"));
     bind_record(statement.get(), record);
     TRY(run(database_, statement));
     if (sqlite3_changes(database_) == 0)
@@ -191,8 +192,8 @@ Status Store::remove(const std::string& id) {
 }
 
 Result<std::optional<SandboxRecord>> Store::find(const std::string& id) {
-    auto statement = TRY(prepare(
-        database_, std::string("SELECT ") + kColumns + " FROM sandboxes WHERE id = ?1"));
+    auto statement = TRY(
+        prepare(database_, std::string("SELECT ") + kColumns + " FROM sandboxes WHERE id = ?1"));
     bind_text(statement.get(), 1, id);
     int result = sqlite3_step(statement.get());
     if (result == SQLITE_DONE)

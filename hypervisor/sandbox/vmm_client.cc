@@ -6,6 +6,7 @@
 #include <sys/un.h>
 
 #include <cstdio>
+#include <functional>
 
 #include "hypervisor/base/limits.h"
 #include "schema/control_generated.h"
@@ -50,8 +51,7 @@ Result<UniqueFd> connect_unix(const std::filesystem::path& directory, const std:
     if (!socket)
         return fail_errno("socket");
     if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-        return fail(Code::unavailable,
-                    (directory / name).string() + ": " + std::strerror(errno));
+        return fail(Code::unavailable, (directory / name).string() + ": " + std::strerror(errno));
     return socket;
 }
 
@@ -122,8 +122,8 @@ Result<VmmStatus> VmmClient::status(Deadline deadline) {
 }
 
 Status VmmClient::pause(Deadline deadline) {
-    auto packet = request(fb::Request::Pause,
-                          [](auto& builder) { return fb::CreatePause(builder).Union(); });
+    auto packet =
+        request(fb::Request::Pause, [](auto& builder) { return fb::CreatePause(builder).Union(); });
     return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
 }
 

@@ -23,8 +23,7 @@ namespace {
     int null = ::open("/dev/null", O_RDWR);
     // The ready pipe goes to a fixed number above the standard ones; all else is closed.
     if (null < 0 || ::dup2(ready, 3) < 0 || ::dup2(null, 0) < 0 || ::dup2(log, 1) < 0 ||
-        ::dup2(log, 2) < 0 || ::syscall(SYS_close_range, 4, ~0u, 0) != 0 ||
-        ::chdir(directory) != 0)
+        ::dup2(log, 2) < 0 || ::syscall(SYS_close_range, 4, ~0u, 0) != 0 || ::chdir(directory) != 0)
         ::_exit(70);
     sigset_t none;
     sigemptyset(&none);
@@ -116,8 +115,7 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
                                   const std::filesystem::path& directory,
                                   const std::filesystem::path& log,
                                   std::chrono::steady_clock::time_point deadline) {
-    UniqueFd log_file(
-        ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    UniqueFd log_file(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (!log_file)
         return fail_errno(log.string());
     int ends[2];
@@ -169,8 +167,7 @@ Status kill_process(const ProcessIdentity& process,
         ::waitpid(process.pid, nullptr, WNOHANG);
         return {};
     }
-    if (::syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0) != 0 &&
-        errno != ESRCH)
+    if (::syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH)
         return fail_errno("kill of spore-vmm " + std::to_string(process.pid));
     pollfd waiting = {handle.get(), POLLIN, 0};
     while (::poll(&waiting, 1, milliseconds_until(deadline)) == 0) {

@@ -32,7 +32,6 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
                                   std::chrono::steady_clock::time_point deadline);
 
 // SIGKILLs it if it is still the same process, and waits until it is gone (not only our child).
-Status kill_process(const ProcessIdentity& process,
-                    std::chrono::steady_clock::time_point deadline);
+Status kill_process(const ProcessIdentity& process, std::chrono::steady_clock::time_point deadline);
 
 }  // namespace spore

@@ -75,8 +75,7 @@ Result<MemoryImageInfo> write_memory_image(const GuestMemory& memory, const std:
             auto chunk = region.mapping.span().subspan(
                 done, std::min<uint64_t>(kImageChunkBytes, region.size() - done));
             info.chunk_hashes.push_back(XXH3_64bits(chunk.data(), chunk.size()));
-            info.data_bytes +=
-                TRY(write_data_pages(file.get(), chunk, region.file_offset + done));
+            info.data_bytes += TRY(write_data_pages(file.get(), chunk, region.file_offset + done));
         }
     }
     if (::fsync(file.get()) != 0)
@@ -100,8 +99,7 @@ Result<UniqueFd> open_memory_image(const std::string& path, uint64_t file_bytes)
     return file;
 }
 
-Status verify_memory_image(int image, uint64_t file_bytes,
-                           std::span<const uint64_t> chunk_hashes) {
+Status verify_memory_image(int image, uint64_t file_bytes, std::span<const uint64_t> chunk_hashes) {
     uint64_t chunks = (file_bytes + kImageChunkBytes - 1) / kImageChunkBytes;
     if (chunk_hashes.size() != chunks)
         return fail(Code::corrupt, "memory image: " + std::to_string(chunk_hashes.size()) +

@@ -21,7 +21,7 @@ inline constexpr uint64_t kImageChunkBytes = 2 * limits::kMiB;
 
 struct MemoryImageInfo {
     uint64_t file_bytes = 0;
-    uint64_t data_bytes = 0;            // pages that are not all zero
+    uint64_t data_bytes = 0;             // pages that are not all zero
     std::vector<uint64_t> chunk_hashes;  // XXH3-64 of each chunk, the last may be short
 };
 

@@ -74,8 +74,8 @@ Result<std::vector<std::byte>> read_state_file(const std::string& path) {
         return fail_errno(path);
     uint64_t limit = limits::kSnapshotStateBytesMax + sizeof(Header);
     if (!S_ISREG(status.st_mode) || static_cast<uint64_t>(status.st_size) > limit)
-        return fail(Code::corrupt, path + ": not a regular file of at most " +
-                                       std::to_string(limit) + " bytes");
+        return fail(Code::corrupt,
+                    path + ": not a regular file of at most " + std::to_string(limit) + " bytes");
     std::vector<std::byte> bytes(static_cast<size_t>(status.st_size));
     size_t done = 0;
     while (done < bytes.size()) {
@@ -106,10 +106,9 @@ Result<std::span<const std::byte>> open_state(std::span<const std::byte> file) {
     if (header.header_hash != hash_of(header))
         return corrupt("header checksum does not match");
     if (header.version != kSnapshotVersion)
-        return fail(Code::version_mismatch, "snapshot state: format version " +
-                                                std::to_string(header.version) +
-                                                ", this Spore reads version " +
-                                                std::to_string(kSnapshotVersion));
+        return fail(Code::version_mismatch,
+                    "snapshot state: format version " + std::to_string(header.version) +
+                        ", this Spore reads version " + std::to_string(kSnapshotVersion));
     if (header.header_bytes != sizeof(Header))
         return corrupt("header of " + std::to_string(header.header_bytes) + " bytes, not " +
                        std::to_string(sizeof(Header)));

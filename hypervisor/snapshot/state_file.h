@@ -13,8 +13,8 @@
 //       32    8  XXH3-64 of header bytes 0..31
 //       40    …  payload
 //
-// All little-endian. A newer version is refused before anything behind it is looked at; the header's
-// own checksum is checked first, so that a flipped bit is told from a newer version.
+// All little-endian. A newer version is refused before anything behind it is looked at; the
+// header's own checksum is checked first, so that a flipped bit is told from a newer version.
 
 #include <cstddef>
 #include <span>
@@ -25,7 +25,8 @@
 
 namespace spore {
 
-// Raised with every change that an older reader would misread; golden files of each in tests/golden.
+// Raised with every change that an older reader would misread; golden files of each in
+// tests/golden.
 inline constexpr uint32_t kSnapshotVersion = 1;
 
 // Wraps `payload` and writes it to a new file at `path`, synced. Errors: the host's.

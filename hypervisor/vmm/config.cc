@@ -14,7 +14,9 @@ std::unexpected<Error> invalid(std::string_view field, std::string_view value,
                 std::string(field) + " '" + std::string(value) + "': " + std::string(why));
 }
 
-std::string mebibytes(uint64_t bytes) { return std::to_string(bytes / limits::kMiB) + "M"; }
+std::string mebibytes(uint64_t bytes) {
+    return std::to_string(bytes / limits::kMiB) + "M";
+}
 
 // Splits off the text up to the next comma.
 std::string_view take_part(std::string_view& rest) {

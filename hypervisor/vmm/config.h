@@ -51,7 +51,8 @@ Status validate(const MachineConfig& config);
 // `what` and the text.
 Result<uint64_t> parse_size(std::string_view what, std::string_view text);
 
-// "F", "F,ro", or "F[,layer=B[:MAP]]...[,size=N]" for a copy-on-write one. Errors: invalid_argument.
+// "F", "F,ro", or "F[,layer=B[:MAP]]...[,size=N]" for a copy-on-write one. Errors:
+// invalid_argument.
 Result<DiskConfig> parse_disk(std::string_view text);
 
 // "tap=NAME[,mac=M]" or "socket=PATH[,mac=M]". Errors: invalid_argument.

@@ -110,7 +110,9 @@ void Console::start_input(std::function<void(std::span<const std::byte>)> input,
     read_next();
 }
 
-void Console::read_next() { loop_.read(read_op_, input_, input_buffer_, EventLoop::kStream); }
+void Console::read_next() {
+    loop_.read(read_op_, input_, input_buffer_, EventLoop::kStream);
+}
 
 void Console::finish() {
     flush();

@@ -16,10 +16,12 @@
 namespace spore {
 
 // Takes the guest's output from any thread without ever blocking it: what the other end does not
-// take is kept up to a bound, and beyond that dropped and counted. Made and ended on the loop thread.
+// take is kept up to a bound, and beyond that dropped and counted. Made and ended on the loop
+// thread.
 class Console {
   public:
-    // `where`: "stdio", "none" or "file:PATH" (appended to, at most kLogBytesMax). Errors: the file's.
+    // `where`: "stdio", "none" or "file:PATH" (appended to, at most kLogBytesMax). Errors: the
+    // file's.
     static Result<std::unique_ptr<Console>> open(EventLoop& loop, const std::string& where);
     ~Console();
 

@@ -20,7 +20,8 @@ constexpr const char* kIdentifier = "SPCT";
 
 struct ControlServer::Client {
     Client(ControlServer& server, RingFile file)
-        : socket(std::move(file)), recv_op([this, &server](int32_t result) {
+        : socket(std::move(file)),
+          recv_op([this, &server](int32_t result) {
               if (result <= 0)
                   server.drop(*this);
               else
@@ -40,8 +41,7 @@ struct ControlServer::Client {
     Operation send_op;
 };
 
-Result<std::unique_ptr<ControlServer>> ControlServer::listen(EventLoop& loop,
-                                                             ControlTarget& target,
+Result<std::unique_ptr<ControlServer>> ControlServer::listen(EventLoop& loop, ControlTarget& target,
                                                              const std::string& path) {
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
@@ -58,8 +58,7 @@ Result<std::unique_ptr<ControlServer>> ControlServer::listen(EventLoop& loop,
     if (::listen(socket.get(), kClientsMax) != 0)
         return fail_errno("control socket '" + path + "': listen");
     auto file = TRY(loop.add_file(std::move(socket)));
-    std::unique_ptr<ControlServer> server(
-        new ControlServer(loop, target, path, std::move(file)));
+    std::unique_ptr<ControlServer> server(new ControlServer(loop, target, path, std::move(file)));
     server->accept_next();
     return server;
 }
@@ -86,9 +85,13 @@ ControlServer::ControlServer(EventLoop& loop, ControlTarget& target, std::string
           accept_next();
       }) {}
 
-ControlServer::~ControlServer() { ::unlink(path_.c_str()); }
+ControlServer::~ControlServer() {
+    ::unlink(path_.c_str());
+}
 
-void ControlServer::accept_next() { loop_.accept(accept_op_, socket_); }
+void ControlServer::accept_next() {
+    loop_.accept(accept_op_, socket_);
+}
 
 void ControlServer::receive_next(Client& client) {
     loop_.recv(client.recv_op, client.socket, client.request);
@@ -116,13 +119,13 @@ void ControlServer::serve(Client& client, size_t bytes) {
             std::vector<flatbuffers::Offset<fb::Counter>> counters;
             for (const auto& [name, value] : status.counters)
                 counters.push_back(fb::CreateCounterDirect(builder, name.c_str(), value));
-            auto table = fb::CreateStatusDirect(
-                builder, static_cast<fb::RunState>(status.state), status.memory_bytes, status.cpus,
-                static_cast<uint32_t>(::getpid()), &counters);
-            builder.Finish(
-                fb::CreateReplyMessage(builder, fb::Reply::Status, table.Union()), kIdentifier);
-            send_packet(client, std::as_bytes(std::span(builder.GetBufferPointer(),
-                                                        builder.GetSize())));
+            auto table = fb::CreateStatusDirect(builder, static_cast<fb::RunState>(status.state),
+                                                status.memory_bytes, status.cpus,
+                                                static_cast<uint32_t>(::getpid()), &counters);
+            builder.Finish(fb::CreateReplyMessage(builder, fb::Reply::Status, table.Union()),
+                           kIdentifier);
+            send_packet(client,
+                        std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize())));
             break;
         }
         case fb::Request::Pause:
@@ -150,14 +153,13 @@ void ControlServer::reply(Client& client, const Status& status) {
         body = fb::CreateDone(builder).Union();
     } else {
         std::string code(code_name(status.error().code));
-        body = fb::CreateFailureDirect(builder, code.c_str(), status.error().message.c_str())
-                   .Union();
+        body =
+            fb::CreateFailureDirect(builder, code.c_str(), status.error().message.c_str()).Union();
     }
     builder.Finish(
         fb::CreateReplyMessage(builder, status ? fb::Reply::Done : fb::Reply::Failure, body),
         kIdentifier);
-    send_packet(client,
-                std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize())));
+    send_packet(client, std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize())));
 }
 
 void ControlServer::send_packet(Client& client, std::span<const std::byte> packet) {

@@ -55,12 +55,10 @@ Result<uint32_t> parse_number(std::string_view option, std::string_view text, ui
                               uint32_t most) {
     uint32_t number = 0;
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (error != std::errc() || end != text.data() + text.size() || number < least ||
-        number > most)
-        return fail(Code::invalid_argument, std::string(option) + " '" + std::string(text) +
-                                                "': must be a number from " +
-                                                std::to_string(least) + " to " +
-                                                std::to_string(most));
+    if (error != std::errc() || end != text.data() + text.size() || number < least || number > most)
+        return fail(Code::invalid_argument,
+                    std::string(option) + " '" + std::string(text) + "': must be a number from " +
+                        std::to_string(least) + " to " + std::to_string(most));
     return number;
 }
 
