@@ -177,19 +177,20 @@ TEST_F(KernelTest, LoadsABzImageByIts64BitEntry) {
     EXPECT_EQ(text_at(BzImage::kLoad, 0x10001), std::string(0x10000, 'k') + '\0');
 
     auto params = at<boot_params>(state->info.value());
-    EXPECT_EQ(params.hdr.header, 0x53726448u);
-    EXPECT_EQ(params.hdr.type_of_loader, 0xFF);
-    EXPECT_EQ(params.hdr.setup_data, 0u) << "the file's own must not get through";
-    EXPECT_EQ(params.hdr.ramdisk_image, 64 * kMiB - 4096);
-    EXPECT_EQ(params.hdr.ramdisk_size, 100u);
-    EXPECT_EQ(params.acpi_rsdp_addr, layout::kRsdp);
+    EXPECT_EQ(+params.hdr.header, 0x53726448u);
+    EXPECT_EQ(+params.hdr.type_of_loader, 0xFF);
+    EXPECT_EQ(+params.hdr.setup_data, 0u) << "the file's own must not get through";
+    EXPECT_EQ(+params.hdr.ramdisk_image, 64 * kMiB - 4096);
+    EXPECT_EQ(+params.hdr.ramdisk_size, 100u);
+    EXPECT_EQ(+params.acpi_rsdp_addr, layout::kRsdp);
     EXPECT_EQ(text_at(params.hdr.cmd_line_ptr, 6), std::string("quiet\0", 6));
     auto map = memory_map(memory.size());
     ASSERT_EQ(params.e820_entries, map.size());
     for (size_t index = 0; index < map.size(); index++) {
-        EXPECT_EQ(params.e820_table[index].addr, map[index].start);
-        EXPECT_EQ(params.e820_table[index].size, map[index].size);
-        EXPECT_EQ(params.e820_table[index].type, static_cast<uint32_t>(map[index].type));
+        // Unary plus: members of packed structures do not bind to references.
+        EXPECT_EQ(+params.e820_table[index].addr, map[index].start);
+        EXPECT_EQ(+params.e820_table[index].size, map[index].size);
+        EXPECT_EQ(+params.e820_table[index].type, static_cast<uint32_t>(map[index].type));
     }
 }
 
