@@ -74,6 +74,8 @@ class VirtioDevice {
     // Takes on what a snapshot held, with the checks that a driver's words get, and is then as
     // after quiesce(): resume() starts it. `queues` has one state for each queue. Errors: corrupt.
     Status restore(uint64_t features, std::span<const QueueState> queues);
+    // A guest error: counts it, sets DEVICE_NEEDS_RESET. The device does nothing until reset.
+    void device_error(const Error& error);
 
   protected:
     virtual uint64_t device_features() const = 0;  // the device's own, below bit 24 and from 50
@@ -94,8 +96,6 @@ class VirtioDevice {
 
     // Interrupts the driver if it wants to hear of what was pushed to queue `index`.
     void notify_used(uint16_t index);
-    // A guest error: counts it, sets DEVICE_NEEDS_RESET. The device does nothing until reset.
-    void device_error(const Error& error);
     bool failed() const { return failed_; }
 
     const GuestMemory& memory_;
