@@ -173,7 +173,7 @@ bool EventLoop::run_until(const std::function<bool()>& done, std::chrono::millis
 
 void EventLoop::drain() {
     assert(on_loop_thread());
-    while (in_flight_ > 0) {
+    while (in_flight_ > 0 || !deferred_.empty()) {
         if (!drain_cancel_)
             drain_cancel_ = std::make_unique<Operation>([](int32_t) {});
         if (!drain_cancel_->in_flight_) {
@@ -228,14 +228,13 @@ bool EventLoop::run_posted() {
 }
 
 bool EventLoop::run_deferred() {
-    bool ran = !deferred_.empty();
-    while (!deferred_.empty()) {
-        std::vector<Task> tasks;
-        tasks.swap(deferred_);
-        for (Task& task : tasks)
-            task();
-    }
-    return ran;
+    // What these defer in turn has its turn next time round: a guest that always gives more to do
+    // must not keep everything else from its turn. iterate() does not wait while any are left.
+    std::vector<Task> tasks;
+    tasks.swap(deferred_);
+    for (Task& task : tasks)
+        task();
+    return !tasks.empty();
 }
 
 void EventLoop::defer(Task task) {
