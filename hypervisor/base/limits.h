@@ -39,6 +39,19 @@ inline constexpr uint64_t kChainBytesMax = 16 * kMiB;
 // Devices on the PCI bus: slots 1..31 of bus 0 (slot 0 is the host bridge).
 inline constexpr uint32_t kPciSlots = 32;
 
+// Requests that one block device works on at a time; the rest wait in its queues. A full queue of
+// the largest size, so one queue alone is never held back.
+inline constexpr uint32_t kBlockRequestsInFlightMax = 256;
+static_assert(kBlockRequestsInFlightMax >= kQueueSizeMax);
+// Queues of one block device: one for each of 4 vCPUs; all of them share the loop thread.
+inline constexpr uint16_t kBlockQueuesMax = 4;
+
+// Read-only layers below a copy-on-write disk's top (the raw base image not counted): every cluster
+// read asks each of them in turn.
+inline constexpr size_t kDiskLayersMax = 8;
+// A copy-on-write disk: its map then stays below 512 MiB of memory when every cluster is written.
+inline constexpr uint64_t kLayeredDiskBytesMax = 16 * 1024 * kGiB;
+
 // Entries of the ring: every queue of every device may be full without the submission queue being
 // so more than a few times a second; completions get twice as many and overflow into the kernel.
 inline constexpr uint32_t kRingEntries = 512;
