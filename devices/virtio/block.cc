@@ -1,0 +1,115 @@
+#include "devices/virtio/block.h"
+
+#include <linux/virtio_ids.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+namespace spore {
+
+namespace {
+
+constexpr size_t kIdBytes = VIRTIO_BLK_ID_BYTES;
+constexpr uint64_t bit(unsigned feature) {
+    return uint64_t{1} << feature;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<VirtioBlock>> VirtioBlock::create(const GuestMemory& memory, EventLoop& loop,
+                                                         const BlockConfig& config,
+                                                         std::string name) {
+    if (config.queues < 1 || config.queues > limits::kBlockQueuesMax)
+        return fail(Code::invalid_argument, "disk: queues: " + std::to_string(config.queues) +
+                                                " is not within 1.." +
+                                                std::to_string(limits::kBlockQueuesMax));
+    if (config.id.size() > kIdBytes)
+        return fail(Code::invalid_argument, "disk: id: '" + config.id + "' has " +
+                                                std::to_string(config.id.size()) +
+                                                " bytes; the bound is 20");
+    std::unique_ptr<Disk> disk = TRY(open_disk(loop, config));
+    Options options;
+    options.name = std::move(name);
+    options.id = config.id;
+    options.queues = config.queues;
+    return std::make_unique<VirtioBlock>(memory, loop, std::move(disk), std::move(options));
+}
+
+VirtioBlock::VirtioBlock(const GuestMemory& memory, EventLoop& loop, std::unique_ptr<Disk> disk,
+                         Options options)
+    : VirtioDevice(VIRTIO_ID_BLOCK, memory, loop,
+                   std::vector<uint16_t>(options.queues, options.queue_size)),
+      options_(std::move(options)),
+      disk_(std::move(disk)) {
+    assert(options_.queues >= 1 && options_.queues <= limits::kBlockQueuesMax);
+}
+
+VirtioBlock::~VirtioBlock() {
+    assert(in_flight_ == 0);
+}
+
+uint64_t VirtioBlock::device_features() const {
+    uint64_t features = bit(VIRTIO_BLK_F_SIZE_MAX) | bit(VIRTIO_BLK_F_SEG_MAX) |
+                        bit(VIRTIO_BLK_F_BLK_SIZE) | bit(VIRTIO_BLK_F_TOPOLOGY) |
+                        bit(VIRTIO_BLK_F_FLUSH);
+    if (disk_->read_only())
+        features |= bit(VIRTIO_BLK_F_RO);
+    else
+        features |= bit(VIRTIO_BLK_F_DISCARD) | bit(VIRTIO_BLK_F_WRITE_ZEROES);
+    if (options_.queues > 1)
+        features |= bit(VIRTIO_BLK_F_MQ);
+    return features;
+}
+
+void VirtioBlock::read_config(uint32_t offset, std::span<std::byte> bytes) const {
+    virtio_blk_config config = {};
+    config.capacity = disk_->capacity() / kSectorBytes;
+    config.size_max = kSegmentBytesMax;
+    config.seg_max = kSegmentsMax;
+    // Addressed in sectors, as images partitioned elsewhere expect; best written in clusters.
+    config.blk_size = kSectorBytes;
+    config.physical_block_exp = 3;
+    config.min_io_size = 8;
+    config.num_queues = options_.queues;
+    config.max_discard_sectors = kDiscardSectorsMax;
+    config.max_discard_seg = kDiscardRangesMax;
+    config.discard_sector_alignment = 8;
+    config.max_write_zeroes_sectors = kWriteZeroesSectorsMax;
+    config.max_write_zeroes_seg = kDiscardRangesMax;
+    config.write_zeroes_may_unmap = 1;
+    std::ranges::fill(bytes, std::byte{0});
+    if (offset < sizeof(config))
+        std::memcpy(bytes.data(), reinterpret_cast<const std::byte*>(&config) + offset,
+                    std::min(bytes.size(), sizeof(config) - offset));
+}
+
+void VirtioBlock::process() {
+    // A device that is full goes on from end_batch(); the next queue is first then.
+    for (uint16_t count = 0; count < options_.queues && !failed(); count++)
+        serve(static_cast<uint16_t>((first_queue_ + count) % options_.queues));
+    first_queue_ = static_cast<uint16_t>((first_queue_ + 1) % options_.queues);
+}
+
+void VirtioBlock::serve(uint16_t index) {
+    Queue& queue = queues()[index];
+    do {
+        queue.disable_kicks();
+        for (;;) {
+            if (in_flight_ >= limits::kBlockRequestsInFlightMax)
+                return;
+            auto chain = queue.pop();
+            if (!chain) {
+                device_error(chain.error());
+                return;
+            }
+            if (!*chain)
+                break;
+            start(index, std::move(**chain));
+            if (failed())
+                return;
+        }
+    } while (queue.enable_kicks());
+}
+
+}  // namespace spore
