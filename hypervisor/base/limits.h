@@ -72,6 +72,25 @@ inline constexpr uint32_t kFrameBytesMax = 4 * kMiB;
 inline constexpr uint32_t kFrameChunkBytes = 64 * kKiB;
 static_assert(kFrameChunkBytes * 2 < kFrameBytesMax);
 
+// The agent's port on the guest's vsock.
+inline constexpr uint32_t kAgentPort = 1024;
+// Connections to one agent, and commands that it runs at once over all of them: a command costs it
+// up to three descriptors and kStdinCreditBytes.
+inline constexpr uint32_t kAgentConnectionsMax = 256;
+inline constexpr uint32_t kAgentCommandsMax = 512;
+// What the agent takes of one command's stdin before that has read it.
+inline constexpr uint32_t kStdinCreditBytes = 128 * kKiB;
+// What the host takes of one command's stdout, and of its stderr, before it has passed it on.
+inline constexpr uint32_t kOutputCreditBytes = 256 * kKiB;
+static_assert(kStdinCreditBytes >= 2 * kFrameChunkBytes && kOutputCreditBytes >= 2 * kFrameChunkBytes,
+              "a chunk can be under way while the next is filled");
+// Frames that wait in the agent for a client that does not read its socket. Above it, the agent
+// reads neither from that client nor from its commands.
+inline constexpr uint32_t kAgentBacklogBytes = 256 * kKiB;
+// Bytes of new entropy in one Identity: what seeds the kernel's generator, and far more.
+inline constexpr uint32_t kEntropyBytesMin = 32;
+inline constexpr uint32_t kEntropyBytesMax = 512;
+
 // Serialized state of a snapshot (without memory): 16 vCPUs at about 20 KiB and 31 devices.
 inline constexpr uint64_t kSnapshotStateBytesMax = 4 * kMiB;
 

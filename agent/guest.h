@@ -1,0 +1,39 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "agent/environment.h"
+#include "agent/system.h"
+#include "schema/frame.h"
+
+namespace spore {
+
+// What this guest is, and whether it may run anything. Fails closed: between prepare_snapshot and
+// an identify that has succeeded whole, nothing is started, in the machine that was snapshotted
+// and in every clone of it alike.
+class Guest {
+  public:
+    explicit Guest(System& system) : system_(system) {}
+
+    wire::State state() const { return state_; }
+    // Error unavailable while sealed.
+    Status may_run() const;
+    std::string boot_id() { return system_.boot_id(); }
+    // The variables that every command starts with.
+    const Environment& environment() const { return environment_; }
+
+    // Errors: invalid_argument, with nothing changed; or what a step failed with, and then the
+    // agent is sealed.
+    Status identify(const wire::Identity& identity);
+    Status prepare_snapshot();
+    Status grow_root() { return system_.grow_root(); }
+    Status allow_power_off() { return system_.allow_power_off(); }
+
+  private:
+    System& system_;
+    wire::State state_ = wire::State::ready;
+    Environment environment_ = default_environment();
+};
+
+}  // namespace spore

@@ -1,0 +1,202 @@
+#include "agent/server.h"
+
+#include <linux/vm_sockets.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include <csignal>
+
+#include "agent/log.h"
+
+namespace spore {
+
+namespace {
+
+constexpr int kListenBacklog = 128;
+
+// What ends the agent: orders to stop, those of ctrl-alt-del, and busybox's halt and poweroff.
+constexpr int stop_signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGPWR};
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::create(System& system) {
+    std::unique_ptr<Server> server(new Server(system));
+    TRY(server->poller_.open());
+    TRY(server->open_signals());
+    return server;
+}
+
+Server::~Server() = default;
+
+Status Server::open_signals() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGCHLD);
+    for (const int signal : stop_signals)
+        sigaddset(&signals, signal);
+    // A pipe or socket without a reader is found out by the write.
+    if (::signal(SIGPIPE, SIG_IGN) == SIG_ERR || ::sigprocmask(SIG_BLOCK, &signals, nullptr) != 0)
+        return fail_errno("block signals");
+    UniqueFd fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!fd)
+        return fail_errno("signalfd");
+    signals_.open(poller_, std::move(fd), [this](uint32_t) { on_signal(); });
+    return signals_.want(kReadable);
+}
+
+Status Server::listen_vsock(uint32_t port) {
+    UniqueFd socket(::socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket)
+        return fail_errno("socket of AF_VSOCK");
+    sockaddr_vm address = {};
+    address.svm_family = AF_VSOCK;
+    address.svm_cid = VMADDR_CID_ANY;
+    address.svm_port = port;
+    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+        return fail_errno("bind to vsock port " + std::to_string(port));
+    return listen(std::move(socket));
+}
+
+Status Server::listen_unix(const std::string& path) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof(address.sun_path)) {
+        return fail(Code::invalid_argument, "socket path of " + std::to_string(path.size()) +
+                                                " bytes: must be below " +
+                                                std::to_string(sizeof(address.sun_path)));
+    }
+    path.copy(address.sun_path, path.size());
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket)
+        return fail_errno("socket of AF_UNIX");
+    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+        return fail_errno("bind to " + path);
+    return listen(std::move(socket));
+}
+
+Status Server::listen(UniqueFd socket) {
+    if (::listen(socket.get(), kListenBacklog) != 0)
+        return fail_errno("listen");
+    listener_.open(poller_, std::move(socket), [this](uint32_t) { accept(); });
+    return listener_.want(kReadable);
+}
+
+Status Server::run() {
+    while (!stopping_) {
+        TRY(poller_.wait(wait_ms()));
+        expire_deadlines();
+        sweep();
+    }
+    return {};
+}
+
+void Server::accept() {
+    if (connections_.size() >= limits::kAgentConnectionsMax)
+        return;
+    UniqueFd socket(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket) {
+        // Others are of the connection that was to come, and no concern of the listener.
+        accept_paused_ = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+        return;
+    }
+    connections_.emplace_back(*this, std::move(socket));
+    if (!connections_.back().start())
+        connections_.pop_back();
+}
+
+void Server::on_signal() {
+    signalfd_siginfo info = {};
+    while (::read(signals_.fd(), &info, sizeof(info)) == sizeof(info)) {
+        if (info.ssi_signo != SIGCHLD)
+            stopping_ = true;
+    }
+    reap();
+}
+
+void Server::reap() {
+    while (true) {
+        int status = 0;
+        rusage usage = {};
+        const pid_t pid = ::wait4(-1, &status, WNOHANG, &usage);
+        if (pid <= 0)
+            return;
+        const auto found = commands_.find(pid);
+        if (found == commands_.end())
+            continue;  // an orphan, or the command of a client that has gone
+        Command& command = *found->second;
+        remove_command(pid, command);
+        command.on_exit(status, usage);
+    }
+}
+
+Status Server::may_start() const {
+    if (commands_.size() < limits::kAgentCommandsMax)
+        return {};
+    return fail(Code::resource_exhausted,
+                "commands at once: at most " + std::to_string(limits::kAgentCommandsMax));
+}
+
+void Server::add_command(pid_t pid, Command& command, std::optional<Clock::time_point> deadline) {
+    commands_.emplace(pid, &command);
+    if (deadline)
+        deadlines_.emplace(*deadline, &command);
+}
+
+void Server::remove_command(pid_t pid, Command& command) {
+    commands_.erase(pid);
+    std::erase_if(deadlines_, [&](const auto& entry) { return entry.second == &command; });
+}
+
+void Server::discard_output(UniqueFd pipe) {
+    if (discarded_.size() >= limits::kAgentCommandsMax)
+        discarded_.pop_front();
+    Watch& watch = discarded_.emplace_back();
+    watch.open(poller_, std::move(pipe), [this, &watch](uint32_t) {
+        const ssize_t count = ::read(watch.fd(), scratch_.data(), scratch_.size());
+        if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR))
+            watch.close();
+    });
+    if (!watch.want(kReadable))
+        watch.close();
+}
+
+Status Server::request_power_off() {
+    TRY(guest_.allow_power_off());
+    stopping_ = true;
+    return {};
+}
+
+void Server::expire_deadlines() {
+    const auto now = Clock::now();
+    while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+        Command* command = deadlines_.begin()->second;
+        deadlines_.erase(deadlines_.begin());
+        command->on_timeout();
+    }
+}
+
+int Server::wait_ms() const {
+    if (deadlines_.empty())
+        return -1;
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadlines_.begin()->first - Clock::now());
+    constexpr int64_t kLongestMs = 3'600'000;  // epoll_wait takes an int
+    return static_cast<int>(std::clamp<int64_t>(left.count(), 0, kLongestMs));
+}
+
+// Destroys what has ended during the handlers, none of which runs now.
+void Server::sweep() {
+    for (Connection& connection : connections_)
+        connection.sweep();
+    const size_t ended = std::erase_if(connections_, [](const auto& each) { return each.dead(); }) +
+                         std::erase_if(discarded_, [](const Watch& watch) { return !watch; });
+    if (ended > 0)
+        accept_paused_ = false;
+    const bool room = !accept_paused_ && connections_.size() < limits::kAgentConnectionsMax;
+    if (listener_ && !listener_.want(room ? kReadable : 0))
+        log_error("the listener cannot be watched any more");
+}
+
+}  // namespace spore

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <deque>
+#include <list>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+
+#include "agent/connection.h"
+#include "agent/guest.h"
+#include "agent/poller.h"
+
+namespace spore {
+
+// The agent: listens, serves every client in one thread, and reaps every child, its own commands
+// and (as PID 1) orphans alike.
+class Server {
+  public:
+    using Clock = std::chrono::steady_clock;
+
+    // Blocks the signals that it serves in the calling thread, which must be the only one.
+    static Result<std::unique_ptr<Server>> create(System& system);
+    ~Server();
+
+    Status listen_vsock(uint32_t port);
+    Status listen_unix(const std::string& path);
+
+    // Serves until a signal or a client asks for the end (`stop_signals` in server.cc).
+    Status run();
+
+    // ---- For connections and commands
+
+    Guest& guest() { return guest_; }
+    Poller& poller() { return poller_; }
+    // Ends `run` once the answer is out. Errors: the system does not allow it.
+    Status request_power_off();
+    // Bytes on their way from a pipe into a frame.
+    std::span<std::byte> scratch() { return scratch_; }
+    // Error resource_exhausted: too many commands already.
+    Status may_start() const;
+    void add_command(pid_t pid, Command& command, std::optional<Clock::time_point> deadline);
+    // Its exit will be reaped all the same.
+    void remove_command(pid_t pid, Command& command);
+    // Keeps reading a pipe whose command has ended, so that a process left in the background does
+    // not die of writing to it.
+    void discard_output(UniqueFd pipe);
+
+  private:
+    explicit Server(System& system) : guest_(system) {}
+
+    Status open_signals();
+    Status listen(UniqueFd socket);
+    void accept();
+    void on_signal();
+    void reap();
+    void expire_deadlines();
+    int wait_ms() const;
+    void sweep();
+
+    Poller poller_;
+    Guest guest_;
+    Watch listener_;
+    Watch signals_;
+    bool stopping_ = false;
+    // No descriptor was left for a new connection: wait for one to end.
+    bool accept_paused_ = false;
+    std::array<std::byte, limits::kFrameChunkBytes> scratch_;
+    std::unordered_map<pid_t, Command*> commands_;
+    std::set<std::pair<Clock::time_point, Command*>> deadlines_;
+    std::list<Watch> discarded_;
+    std::list<Connection> connections_;
+};
+
+}  // namespace spore

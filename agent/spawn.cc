@@ -1,0 +1,143 @@
+#include "agent/spawn.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstddef>
+
+namespace spore {
+
+namespace {
+
+// The child runs on a stack of its own in the agent's memory, so it may only make system calls and
+// must allocate nothing. All it needs is prepared here.
+struct Child {
+    std::vector<std::string> candidates;  // paths to try in this order
+    std::vector<char*> argv;
+    std::vector<char*> environment;
+    const SpawnPlan* plan = nullptr;
+    SpawnFailure failure;
+};
+
+constexpr size_t kChildStackBytes = 64 * 1024;
+
+std::vector<char*> pointers_to(const std::vector<std::string>& strings) {
+    std::vector<char*> pointers;
+    pointers.reserve(strings.size() + 1);
+    for (const std::string& string : strings)
+        pointers.push_back(const_cast<char*>(string.c_str()));
+    pointers.push_back(nullptr);
+    return pointers;
+}
+
+std::vector<std::string> candidates_for(const std::string& program, std::string_view search_path) {
+    if (program.find('/') != std::string::npos)
+        return {program};
+    std::vector<std::string> candidates;
+    while (true) {
+        const size_t colon = search_path.find(':');
+        const std::string_view folder = search_path.substr(0, colon);
+        // An empty element is the current directory (POSIX, execvp).
+        candidates.push_back(folder.empty() ? "./" + program : std::string(folder) + "/" + program);
+        if (colon == std::string_view::npos)
+            return candidates;
+        search_path.remove_prefix(colon + 1);
+    }
+}
+
+bool reset_signals() {
+    struct sigaction standard = {};
+    standard.sa_handler = SIG_DFL;
+    for (int signal = 1; signal < NSIG; ++signal)
+        ::sigaction(signal, &standard, nullptr);  // fails for SIGKILL, SIGSTOP and libc's own
+    sigset_t none;
+    sigemptyset(&none);
+    return ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0;
+}
+
+// The agent's own score protects it from the OOM killer; its children must not inherit that.
+void reset_oom_score() {
+    UniqueFd fd(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+    if (fd)
+        (void)!::write(fd.get(), "0", 1);
+}
+
+bool set_streams(const SpawnPlan& plan) {
+    return ::dup2(plan.stdin_fd, STDIN_FILENO) >= 0 && ::dup2(plan.stdout_fd, STDOUT_FILENO) >= 0 &&
+           ::dup2(plan.stderr_fd, STDERR_FILENO) >= 0;
+}
+
+// System calls and not the C library's functions, which tell every thread of the process, and this
+// child shares the agent's memory.
+bool become(const User& user) {
+    return ::syscall(SYS_setgroups, user.groups.size(), user.groups.data()) == 0 &&
+           ::syscall(SYS_setresgid, user.gid, user.gid, user.gid) == 0 &&
+           ::syscall(SYS_setresuid, user.uid, user.uid, user.uid) == 0;
+}
+
+// Returns errno: as a shell does, a program that is found but may not be executed counts only if no
+// later folder has one that can be.
+int execute(const Child& child) {
+    int error = ENOENT;
+    for (const std::string& candidate : child.candidates) {
+        ::execve(candidate.c_str(), child.argv.data(), child.environment.data());
+        if (errno == EACCES)
+            error = EACCES;
+        else if (errno != ENOENT && errno != ENOTDIR)
+            return errno;
+        else if (child.candidates.size() == 1)
+            error = errno;
+    }
+    return error;
+}
+
+int run_child(void* argument) {
+    Child& child = *static_cast<Child*>(argument);
+    const SpawnPlan& plan = *child.plan;
+    using Step = SpawnFailure::Step;
+    const auto stop = [&child](Step step) { child.failure = {step, errno}; };
+    if (::setsid() < 0 || !reset_signals())
+        stop(Step::session);
+    else if (reset_oom_score(); !set_streams(plan))
+        stop(Step::streams);
+    else if (plan.user && !become(*plan.user))
+        stop(Step::user);
+    else if (::chdir(plan.cwd.c_str()) != 0)
+        stop(Step::cwd);
+    else
+        child.failure = {Step::execute, execute(child)};
+    ::_exit(127);
+}
+
+}  // namespace
+
+std::expected<pid_t, SpawnFailure> spawn(const SpawnPlan& plan) {
+    alignas(16) static std::array<std::byte, kChildStackBytes> stack;
+    Child child = {.candidates = candidates_for(plan.argv[0], plan.search_path),
+                   .argv = pointers_to(plan.argv),
+                   .environment = pointers_to(plan.environment),
+                   .plan = &plan};
+    // No handler of the agent's may run in the child, which has its memory.
+    sigset_t all, before;
+    sigfillset(&all);
+    ::sigprocmask(SIG_SETMASK, &all, &before);
+    const pid_t pid =
+        ::clone(run_child, stack.data() + stack.size(), CLONE_VM | CLONE_VFORK | SIGCHLD, &child);
+    const int clone_error = errno;
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    if (pid < 0)
+        return std::unexpected(SpawnFailure{SpawnFailure::Step::clone, clone_error});
+    if (child.failure.error != 0) {
+        ::waitpid(pid, nullptr, 0);
+        return std::unexpected(child.failure);
+    }
+    return pid;
+}
+
+}  // namespace spore

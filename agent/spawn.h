@@ -1,0 +1,39 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <expected>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent/users.h"
+#include "hypervisor/base/unique_fd.h"
+
+namespace spore {
+
+// What the new process becomes.
+struct SpawnPlan {
+    std::vector<std::string> argv;         // not empty
+    std::vector<std::string> environment;  // "NAME=value"
+    std::string search_path;               // where argv[0] is looked up unless it has a slash
+    std::string cwd;
+    std::optional<User> user;  // nothing: stays what the agent is
+    int stdin_fd = -1;
+    int stdout_fd = -1;
+    int stderr_fd = -1;
+};
+
+// Where a new process came to an end before it was one, and errno there.
+struct SpawnFailure {
+    enum class Step { clone, session, streams, user, cwd, execute };
+    Step step = Step::clone;
+    int error = 0;
+};
+
+// Starts it in a session and process group of its own, with every signal at its default and the OOM
+// score of an ordinary process. Returns its PID once execve has succeeded; nothing is left of it
+// otherwise. The agent stands still meanwhile (vfork).
+std::expected<pid_t, SpawnFailure> spawn(const SpawnPlan& plan);
+
+}  // namespace spore

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <netinet/in.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "hypervisor/base/result.h"
+
+namespace spore {
+
+// What the guest's one network interface becomes.
+struct NetworkSettings {
+    std::optional<std::array<uint8_t, 6>> mac;
+    std::optional<in_addr> address;
+    uint8_t prefix_bits = 0;
+    std::optional<in_addr> gateway;
+    std::vector<in_addr> dns;
+};
+
+// Everything that the agent does to the machine it is on, apart from running commands. The guest's
+// is GuestSystem; an agent that is not PID 1 of a guest has DetachedSystem, which refuses.
+class System {
+  public:
+    virtual ~System() = default;
+
+    // The kernel's generator has taken these bytes and will use them from the next number on.
+    virtual Status add_entropy(std::span<const std::byte> entropy) = 0;
+    // Sets CLOCK_REALTIME, in ns since 1970.
+    virtual Status step_clock(uint64_t wall_clock_ns) = 0;
+    virtual Status set_hostname(const std::string& hostname) = 0;
+    virtual Status set_machine_id(const std::string& machine_id) = 0;
+    virtual std::string boot_id() = 0;
+    // Gives this boot another identity, from the kernel's generator.
+    virtual Status renew_boot_id() = 0;
+    virtual Status configure_network(const NetworkSettings& settings) = 0;
+    // Writes every file system's changes to its disk.
+    virtual Status sync_disks() = 0;
+    virtual Status grow_root() = 0;
+    // The agent may end, and with it the machine.
+    virtual Status allow_power_off() = 0;
+};
+
+// Refuses whatever would change the machine: for an agent run by hand or by a test on a host.
+class DetachedSystem : public System {
+  public:
+    Status add_entropy(std::span<const std::byte>) override { return refuse("entropy"); }
+    Status step_clock(uint64_t) override { return refuse("clock"); }
+    Status set_hostname(const std::string&) override { return refuse("host name"); }
+    Status set_machine_id(const std::string&) override { return refuse("machine ID"); }
+    std::string boot_id() override { return "detached"; }
+    Status renew_boot_id() override { return refuse("boot ID"); }
+    Status configure_network(const NetworkSettings&) override { return refuse("network"); }
+    Status sync_disks() override { return refuse("sync"); }
+    Status grow_root() override { return refuse("growing the root file system"); }
+    Status allow_power_off() override { return refuse("power off"); }
+
+  private:
+    static Status refuse(const char* what) {
+        return fail(Code::unavailable,
+                    std::string(what) + ": this agent is not PID 1 of a guest (--listen-unix)");
+    }
+};
+
+}  // namespace spore

@@ -1,0 +1,139 @@
+#include "hypervisor/sandbox/agent_client.h"
+
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "hypervisor/sandbox/agent_exec.h"
+#include "hypervisor/sandbox/agent_wire.h"
+#include "hypervisor/sandbox/vmm_client.h"
+
+namespace spore {
+
+namespace {
+
+constexpr size_t kOwnEntropyBytes = 64;
+
+// spore-vmm's end of vsock: "CONNECT <port>\n", answered by "OK <number>\n". Byte by byte, not to
+// take what follows the line.
+Status ask_for_port(int socket, uint32_t port, AgentClient::Deadline deadline) {
+    const std::string request = "CONNECT " + std::to_string(port) + "\n";
+    if (::send(socket, request.data(), request.size(), MSG_NOSIGNAL) !=
+        static_cast<ssize_t>(request.size()))
+        return fail(Code::unavailable, "agent: spore-vmm does not take a connection");
+    constexpr size_t kLineBytesMax = 32;
+    std::string line;
+    while (!line.ends_with('\n')) {
+        const auto timeout_ms = poll_ms_until(deadline);
+        if (!timeout_ms)
+            return fail(Code::timeout, "agent: no connection within the time allowed");
+        pollfd waiting = {socket, POLLIN, 0};
+        if (::poll(&waiting, 1, *timeout_ms) <= 0)
+            continue;
+        char next = 0;
+        if (::recv(socket, &next, 1, 0) != 1)
+            return fail(Code::unavailable,
+                        "agent: nobody listens on port " + std::to_string(port) + " of the guest");
+        line += next;
+        if (line.size() > kLineBytesMax)
+            break;
+    }
+    if (!line.starts_with("OK "))
+        return fail(Code::unavailable, "agent: spore-vmm answers '" + line + "' to CONNECT");
+    return {};
+}
+
+uint64_t wall_clock_ns() {
+    timespec now = {};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+flatbuffers::Offset<wire::Network> encode(flatbuffers::FlatBufferBuilder& buffer,
+                                          const AgentNetwork& network) {
+    const auto mac = network.mac.empty() ? 0 : buffer.CreateVector(network.mac);
+    const auto address = buffer.CreateString(network.address);
+    const auto gateway = buffer.CreateString(network.gateway);
+    const auto dns = buffer.CreateVectorOfStrings(network.dns);
+    return wire::CreateNetwork(buffer, mac, address, network.prefix_bits, gateway, dns);
+}
+
+}  // namespace
+
+AgentClient::AgentClient(std::unique_ptr<Wire> wire) : wire_(std::move(wire)) {}
+AgentClient::AgentClient(AgentClient&&) noexcept = default;
+AgentClient& AgentClient::operator=(AgentClient&&) noexcept = default;
+AgentClient::~AgentClient() = default;
+
+Result<AgentClient> AgentClient::connect(const std::filesystem::path& socket, uint32_t port,
+                                         Deadline deadline) {
+    UniqueFd fd = TRY(connect_unix(socket.parent_path(), socket.filename().string(), SOCK_STREAM));
+    TRY(ask_for_port(fd.get(), port, deadline));
+    return over(std::move(fd), deadline);
+}
+
+Result<AgentClient> AgentClient::over(UniqueFd socket, Deadline deadline) {
+    auto wire = std::make_unique<Wire>(std::move(socket));
+    TRY(wire->greet(deadline));
+    return AgentClient(std::move(wire));
+}
+
+const AgentInfo& AgentClient::info() const {
+    return wire_->info;
+}
+
+bool AgentClient::broken() const {
+    return wire_->broken();
+}
+
+Status AgentClient::identify(const AgentIdentity& identity, Deadline deadline) {
+    std::vector<std::byte> entropy = identity.entropy;
+    if (entropy.empty()) {
+        entropy.resize(kOwnEntropyBytes);
+        if (::getrandom(entropy.data(), entropy.size(), 0) != static_cast<ssize_t>(entropy.size()))
+            return fail_errno("getrandom");
+    }
+    auto& buffer = wire_->buffer();
+    const auto hostname = buffer.CreateString(identity.hostname);
+    const auto machine_id = buffer.CreateString(identity.machine_id);
+    const auto bytes =
+        buffer.CreateVector(reinterpret_cast<const uint8_t*>(entropy.data()), entropy.size());
+    flatbuffers::Offset<wire::Network> network;
+    if (identity.network)
+        network = encode(buffer, *identity.network);
+    const auto environment = buffer.CreateVectorOfStrings(assignments_of(identity.environment));
+    const uint64_t now = identity.wall_clock_ns != 0 ? identity.wall_clock_ns : wall_clock_ns();
+    TRY(wire_->ask(
+        wire::CreateIdentity(buffer, hostname, machine_id, bytes, now, network, environment),
+        deadline));
+    wire_->info.sealed = false;
+    return {};
+}
+
+Result<ExecResult> AgentClient::exec(const ExecRequest& request, const ExecStreams& streams,
+                                     Deadline deadline) {
+    return ExecStream(*wire_, streams, deadline).run(request);
+}
+
+Status AgentClient::prepare_snapshot(Deadline deadline) {
+    wire_->info.sealed = true;
+    TRY(wire_->ask(wire::CreatePrepareSnapshot(wire_->buffer()), deadline));
+    return {};
+}
+
+Status AgentClient::grow_root(Deadline deadline) {
+    TRY(wire_->ask(wire::CreateGrowRoot(wire_->buffer()), deadline));
+    return {};
+}
+
+Status AgentClient::power_off(Deadline deadline) {
+    TRY(wire_->ask(wire::CreatePowerOff(wire_->buffer()), deadline));
+    return {};
+}
+
+Status AgentClient::ping(Deadline deadline) {
+    TRY(wire_->ask(wire::CreatePing(wire_->buffer()), deadline));
+    return {};
+}
+
+}  // namespace spore
