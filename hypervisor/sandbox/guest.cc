@@ -1,0 +1,45 @@
+#include "hypervisor/sandbox/guest.h"
+
+#include <sys/stat.h>
+#include <time.h>
+
+#include <thread>
+
+#include "hypervisor/sandbox/vmm_client.h"
+
+namespace spore {
+
+using Clock = std::chrono::steady_clock;
+
+Result<AgentClient> connect_agent(const std::filesystem::path& run_directory,
+                                  Clock::time_point deadline) {
+    auto pause = std::chrono::milliseconds(2);
+    for (;;) {
+        // A try of its own limit: a guest that takes the connection and says nothing is tried again.
+        auto socket = connect_unix(run_directory, kVsockName, SOCK_STREAM);
+        if (!socket)
+            return std::unexpected(std::move(socket).error());
+        auto agent = AgentClient::connect(std::move(*socket), kAgentPort, deadline);
+        if (agent || agent.error().code != Code::unavailable)
+            return agent;
+        if (Clock::now() + pause >= deadline)
+            return fail(Code::timeout, "agent: did not answer in time: " + agent.error().message);
+        std::this_thread::sleep_for(pause);
+        pause = std::min(pause * 2, std::chrono::milliseconds(50));
+    }
+}
+
+uint64_t allocated_bytes(const std::filesystem::path& path) {
+    struct stat status = {};
+    if (::stat(path.c_str(), &status) != 0)
+        return 0;
+    return static_cast<uint64_t>(status.st_blocks) * 512;
+}
+
+uint64_t monotonic_ns() {
+    timespec now = {};
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+}  // namespace spore

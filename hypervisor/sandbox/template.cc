@@ -1,0 +1,307 @@
+#include "hypervisor/sandbox/template.h"
+
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <ctime>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/store.h"
+#include "hypervisor/sandbox/vmm_client.h"
+#include "hypervisor/sandbox/vmm_process.h"
+#include "hypervisor/snapshot/verify.h"
+
+namespace spore {
+
+namespace stdfs = std::filesystem;
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr int kTemplateFormat = 1;
+
+// A template in the making: its directories and its VM go if it does not get finished.
+class Draft {
+  public:
+    static Result<Draft> begin(const Home& home, const std::string& name) {
+        std::string unique = ".making-" + name + "-" + std::to_string(::getpid());
+        Draft draft;
+        draft.directory_ = home.templates() / unique;
+        draft.run_ = home.run() / unique;
+        TRY(make_directory(draft.directory_));
+        TRY(make_directory(draft.run_));
+        return draft;
+    }
+    Draft(Draft&& other) noexcept
+        : vmm(std::exchange(other.vmm, {})),
+          directory_(std::exchange(other.directory_, {})),
+          run_(std::exchange(other.run_, {})) {}
+    Draft& operator=(Draft&&) = delete;
+    ~Draft() {
+        (void)kill_process(vmm, Clock::now() + std::chrono::seconds(10));
+        for (const stdfs::path& path : {directory_, run_}) {
+            if (!path.empty())
+                (void)remove_tree(path);
+        }
+    }
+
+    const stdfs::path& directory() const { return directory_; }
+    const stdfs::path& run() const { return run_; }
+
+    // The finished directory takes its name; only one of two at once can win.
+    Status publish(const Home& home, const std::string& name) {
+        stdfs::path target = home.templates() / name;
+        if (::rename(directory_.c_str(), target.c_str()) != 0)
+            return fail_errno("template '" + name + "'",
+                              errno == ENOTEMPTY ? EEXIST : errno);
+        directory_.clear();
+        return {};
+    }
+
+    ProcessIdentity vmm;
+
+  private:
+    Draft() = default;
+    stdfs::path directory_;
+    stdfs::path run_;
+};
+
+struct BootFiles {
+    stdfs::path kernel;
+    stdfs::path initramfs;
+};
+
+Result<BootFiles> boot_files(const Image& image, const std::string& kernel) {
+    if (kernel.find('/') == std::string::npos) {
+        auto named = TRY(find_kernel(image, kernel));
+        return BootFiles{named.kernel, named.initramfs};
+    }
+    // A kernel of the user's own goes with the initramfs that loads no modules it may not match.
+    auto tuned = find_kernel(image, "tuned");
+    auto other = tuned ? tuned : find_kernel(image, "stock");
+    return BootFiles{kernel, TRY(std::move(other)).initramfs};
+}
+
+std::vector<std::string> vmm_arguments(const TemplateSpec& spec, const Image& image,
+                                       const BootFiles& files, const Draft& draft) {
+    uint64_t disk_bytes = std::max(spec.disk_bytes, image.rootfs_bytes);
+    return {"--kernel",   files.kernel.string(),
+            "--initrd",   files.initramfs.string(),
+            "--cmdline",  "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t "
+                          "random.trust_cpu=on spore.root=vda",
+            "--memory",   std::to_string(spec.memory_bytes),
+            "--cpus",     std::to_string(spec.cpus),
+            "--cpu-template", spec.cpu_template,
+            "--disk",     (draft.run() / "disk").string() + ",layer=" + image.rootfs.string() +
+                              ",size=" + std::to_string(disk_bytes),
+            "--vsock",    kVsockName,
+            "--control",  kControlName,
+            "--serial",   "file:" + (draft.directory() / "console.log").string()};
+}
+
+// The last lines of a text file, for an error's sake.
+std::string tail_of(const stdfs::path& path) {
+    std::ifstream file(path);
+    std::string line, last;
+    while (std::getline(file, line)) {
+        if (!line.empty())
+            last = line;
+    }
+    return last.substr(0, 200);
+}
+
+Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress& progress) {
+    for (const std::string& command : spec.prepare) {
+        progress("preparing: " + command);
+        ExecRequest request;
+        request.argv = {"/bin/sh", "-c", command};
+        std::string last;
+        ExecStreams streams;
+        auto keep = [&](std::span<const std::byte> bytes) {
+            last.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+            if (last.size() > 4096)
+                last.erase(0, last.size() - 4096);
+        };
+        streams.on_stdout = keep;
+        streams.on_stderr = keep;
+        auto result = TRY(agent.exec(request, streams, Clock::now() + spec.prepare_limit));
+        if (result.exit_status != 0 || result.signal != 0)
+            return fail(Code::unavailable,
+                        "prepare '" + command + "': " +
+                            (result.signal != 0
+                                 ? "ended by signal " + std::to_string(result.signal)
+                                 : "exit status " + std::to_string(result.exit_status)) +
+                            (last.empty() ? "" : ": " + last.substr(last.size() > 400 ? last.size() - 400 : 0)));
+    }
+    return {};
+}
+
+json to_json(const TemplateInfo& info) {
+    return {{"format", kTemplateFormat},
+            {"name", info.name},
+            {"image", info.image},
+            {"kernel", info.kernel},
+            {"created", info.created},
+            {"cpu_template", info.cpu_template},
+            {"agent_version", info.agent_version},
+            {"memory_bytes", info.memory_bytes},
+            {"cpus", info.cpus},
+            {"disk_bytes", info.disk_bytes},
+            {"prepare", info.prepare}};
+}
+
+Status write_text(const stdfs::path& path, const std::string& text) {
+    std::ofstream file(path, std::ios::binary | std::ios::trunc);
+    file << text;
+    file.close();
+    if (!file)
+        return fail(Code::resource_exhausted, path.string() + ": could not be written");
+    return {};
+}
+
+}  // namespace
+
+std::string timestamp_now() {
+    std::time_t now = std::time(nullptr);
+    std::tm parts = {};
+    ::gmtime_r(&now, &parts);
+    char text[32];
+    std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts);
+    return text;
+}
+
+Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
+                                     const Progress& progress) {
+    TRY(check_name("template", spec.name));
+    if (stdfs::exists(home.templates() / spec.name))
+        return fail(Code::already_exists, "template '" + spec.name + "': exists already");
+    auto image = TRY(load_image(home, spec.image));
+    auto files = TRY(boot_files(image, spec.kernel));
+    auto program = TRY(Home::program("spore-vmm"));
+    auto draft = TRY(Draft::begin(home, spec.name));
+
+    progress("booting " + spec.kernel + " kernel");
+    auto boot_deadline = Clock::now() + spec.boot_limit;
+    draft.vmm = TRY(start_vmm(program, vmm_arguments(spec, image, files, draft), draft.run(),
+                              draft.directory() / "vmm.log", boot_deadline));
+    auto connected = connect_agent(draft.run(), boot_deadline);
+    if (!connected)
+        return std::unexpected(Error{connected.error().code,
+                                     "template '" + spec.name + "': booting: " +
+                                         connected.error().message + "; console: " +
+                                         tail_of(draft.directory() / "console.log")});
+    AgentClient agent = std::move(*connected);
+    progress("growing the root file system");
+    TRY(agent.grow_root(boot_deadline));
+    TRY(run_prepare(agent, spec, progress));
+
+    progress("snapshotting");
+    auto deadline = Clock::now() + std::chrono::seconds(300);
+    TRY(agent.prepare_snapshot(deadline));
+    auto control = TRY(VmmClient::connect(draft.run()));
+    TRY(control.snapshot(draft.directory(), deadline));
+    TRY(control.quit(deadline));
+
+    TemplateInfo info;
+    info.name = spec.name;
+    info.image = spec.image;
+    info.kernel = spec.kernel;
+    info.created = timestamp_now();
+    info.cpu_template = spec.cpu_template;
+    info.agent_version = agent.agent_version();
+    info.memory_bytes = spec.memory_bytes;
+    info.cpus = spec.cpus;
+    info.disk_bytes = std::max(spec.disk_bytes, image.rootfs_bytes);
+    info.prepare = spec.prepare;
+    TRY(write_text(draft.directory() / "template.json", to_json(info).dump(2) + "\n"));
+    TRY(draft.publish(home, spec.name));
+    return load_template(home, spec.name);
+}
+
+Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
+    TRY(check_name("template", name));
+    stdfs::path directory = home.templates() / name;
+    std::ifstream file(directory / "template.json");
+    if (!file)
+        return fail(Code::not_found, "template '" + name + "': there is none in " +
+                                         home.templates().string());
+    json document = json::parse(file, nullptr, false);
+    auto corrupt = [&](const std::string& what) {
+        return fail(Code::corrupt, (directory / "template.json").string() + ": " + what);
+    };
+    if (!document.is_object())
+        return corrupt("is not a JSON object");
+    int format = document.value("format", 0);
+    if (format != kTemplateFormat)
+        return fail(Code::version_mismatch, "template '" + name + "': format " +
+                                                std::to_string(format) + ", this Spore reads " +
+                                                std::to_string(kTemplateFormat));
+    TemplateInfo info;
+    try {  // nlohmann's only way to say that a field is of another type
+        info.image = document.at("image").get<std::string>();
+        info.kernel = document.at("kernel").get<std::string>();
+        info.created = document.at("created").get<std::string>();
+        info.cpu_template = document.at("cpu_template").get<std::string>();
+        info.agent_version = document.at("agent_version").get<std::string>();
+        info.memory_bytes = document.at("memory_bytes").get<uint64_t>();
+        info.cpus = document.at("cpus").get<uint32_t>();
+        info.disk_bytes = document.at("disk_bytes").get<uint64_t>();
+        info.prepare = document.at("prepare").get<std::vector<std::string>>();
+    } catch (const json::exception& error) {
+        return corrupt(error.what());
+    }
+    info.name = name;
+    info.directory = directory;
+    info.memory_image_bytes = allocated_bytes(directory / "memory.img");
+    info.disk_layer_bytes = allocated_bytes(directory / "disk-0.img");
+    return info;
+}
+
+Result<std::vector<TemplateInfo>> list_templates(const Home& home) {
+    std::vector<TemplateInfo> templates;
+    std::error_code error;
+    for (const auto& entry : stdfs::directory_iterator(home.templates(), error)) {
+        if (!check_name("template", entry.path().filename().string()))
+            continue;  // one in the making
+        if (auto info = load_template(home, entry.path().filename()))
+            templates.push_back(std::move(*info));
+    }
+    if (error)
+        return fail_errno(home.templates().string(), error.value());
+    std::ranges::sort(templates, {}, &TemplateInfo::name);
+    return templates;
+}
+
+Status remove_template(const Home& home, const std::string& name) {
+    TRY(check_name("template", name));
+    stdfs::path directory = home.templates() / name;
+    if (!stdfs::exists(directory / "template.json"))
+        return fail(Code::not_found, "template '" + name + "': there is none in " +
+                                         home.templates().string());
+    auto store = TRY(Store::open(home.store()));
+    for (const SandboxRecord& record : TRY(store.list())) {
+        if (record.template_name == name)
+            return fail(Code::unavailable, "template '" + name + "': sandbox '" + record.id +
+                                               "' is a clone of it; destroy that first");
+    }
+    // Out of sight in one step: nobody can start from half of it.
+    stdfs::path doomed =
+        home.templates() / (".removing-" + name + "-" + std::to_string(::getpid()));
+    if (::rename(directory.c_str(), doomed.c_str()) != 0)
+        return fail_errno(directory.string());
+    return remove_tree(doomed);
+}
+
+Status verify_template(const Home& home, const std::string& name) {
+    auto info = TRY(load_template(home, name));
+    auto verified = verify_snapshot(info.directory);
+    if (!verified)
+        return std::unexpected(
+            std::move(verified).error().within("template '" + name + "'"));
+    return {};
+}
+
+}  // namespace spore
