@@ -51,16 +51,27 @@ Result<Identity> make_identity(const SandboxSpec& spec) {
 
 // What is left of a sandbox when its record is all that is known: VM, files, record. Safe to repeat.
 Status clear_away(const Home& home, Store& store, const SandboxRecord& record) {
-    if (record.state != SandboxState::creating)
-        TRY(kill_process(process_of(record), Clock::now() + std::chrono::seconds(10)));
+    auto limit = Clock::now() + std::chrono::seconds(10);
+    if (record.state != SandboxState::creating) {
+        TRY(kill_process(process_of(record), limit));
+    } else if (auto control = VmmClient::connect(run_directory(home, record.id))) {
+        // Its creator died after the VM had begun, before anybody wrote down its process. (A VMM
+        // that has nobody to tell that it is ready ends by itself.)
+        if (auto status = control->status(limit)) {
+            if (auto vmm = identify_process(status->pid))
+                TRY(kill_process(*vmm, limit));
+        }
+    }
     TRY(remove_tree(run_directory(home, record.id)));
     TRY(remove_tree(disk_directory(home, record.id)));
     return store.remove(record.id);
 }
 
-// Whoever was creating or destroying it died: a `creating` record holds its creator.
+// Nobody is at work on it any more, and it is not whole. A `creating` record holds its creator; what
+// is being destroyed may be destroyed twice.
 bool is_abandoned(const SandboxRecord& record) {
-    return record.state != SandboxState::running && !is_alive(process_of(record));
+    return record.state == SandboxState::destroying ||
+           (record.state == SandboxState::creating && !is_alive(process_of(record)));
 }
 
 // The steps between an empty directory and a sandbox that has confirmed its identity.
