@@ -1,0 +1,124 @@
+#pragma once
+
+// One virtual machine: memory, vCPUs, PCI bus and devices, and what becomes of it.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "devices/pci/bus.h"
+#include "devices/serial/serial.h"
+#include "devices/virtio/block.h"
+#include "devices/virtio/net.h"
+#include "devices/virtio/pci_transport.h"
+#include "devices/virtio/rng.h"
+#include "devices/virtio/vsock.h"
+#include "hypervisor/io/event_loop.h"
+#include "hypervisor/kvm/kvm.h"
+#include "hypervisor/kvm/vcpu.h"
+#include "hypervisor/kvm/vm.h"
+#include "hypervisor/memory/guest_memory.h"
+#include "hypervisor/vmm/config.h"
+#include "hypervisor/vmm/control_server.h"
+#include "hypervisor/vmm/vcpu_thread.h"
+
+namespace spore {
+
+struct MachineState;  // hypervisor/snapshot/state.h
+
+// Made, driven and destroyed on the loop thread; the vCPU threads come in through ExitHandler only.
+class Machine final : public ControlTarget,
+                      private ExitHandler,
+                      private MsiSink,
+                      private DoorbellRegistry {
+  public:
+    // Called once on the loop thread when the VM has ended by itself.
+    using OnEnd = std::function<void(const VmExit&)>;
+
+    // A machine as `config` says, its kernel loaded, not running yet. Errors: those of the files and
+    // of KVM; whatever was made is gone again then.
+    static Result<std::unique_ptr<Machine>> boot(EventLoop& loop, const MachineConfig& config,
+                                                 Serial::Sink console, OnEnd on_end);
+    // The machine saved in `directory`, as it was but for `overrides`: its disks' tops (one for each
+    // writable disk, in order; none: unnamed files that go with the process), networks and vsock
+    // path. Errors: corrupt, version_mismatch, those of the files and of KVM.
+    static Result<std::unique_ptr<Machine>> restore(EventLoop& loop, const std::string& directory,
+                                                    const MachineConfig& overrides,
+                                                    Serial::Sink console, OnEnd on_end);
+    // Ends the VM: vCPU threads joined, devices drained. The loop has stopped by now or never ran.
+    ~Machine() override;
+
+    // Starts or continues the vCPUs and the devices.
+    void run();
+    void push_input(std::span<const std::byte> bytes) { serial_.push_input(bytes); }
+
+    // ControlTarget
+    Status control_status() override;
+    void control_pause(Done done) override;
+    void control_resume(Done done) override;
+    void control_snapshot(const std::string& directory, Done done) override;
+    void control_quit() override;
+
+  private:
+    enum class RunState { built, running, pausing, paused, ended };
+
+    struct DiskDevice {
+        DiskConfig config;
+        VirtioBlock* device;
+    };
+
+    Machine(EventLoop& loop, MachineConfig config, Serial::Sink console, OnEnd on_end);
+
+    // machine_build.cc
+    Status build_vm(GuestMemory memory);
+    Status add_devices();
+    Status plug(std::unique_ptr<VirtioDevice> device);
+    Status make_vcpus();
+    Status load_boot_state();
+    // machine_snapshot.cc
+    Result<MachineState> save_state() const;
+    spore::Status write_snapshot(const std::string& directory);
+    spore::Status load_state(const MachineState& state);
+
+    // machine_run.cc
+    void pause_vcpus();
+    void quiesce_devices(std::function<void()> done);
+    void end(const VmExit& exit);
+
+    // ExitHandler, on vCPU threads
+    void io_read(uint16_t port, std::span<std::byte> bytes) override;
+    void io_write(uint16_t port, std::span<const std::byte> bytes) override;
+    void mmio_read(GuestAddress address, std::span<std::byte> bytes) override;
+    void mmio_write(GuestAddress address, std::span<const std::byte> bytes) override;
+
+    // MsiSink, DoorbellRegistry
+    void send(const MsiMessage& message) override;
+    spore::Status assign(GuestAddress address, int eventfd) override;
+    void remove(GuestAddress address, int eventfd) override;
+
+    EventLoop& loop_;
+    MachineConfig config_;
+    OnEnd on_end_;
+    RunState state_ = RunState::built;
+
+    // In an order whose reverse is that of taking them down.
+    std::optional<Kvm> kvm_;
+    GuestMemory memory_;
+    std::optional<Vm> vm_;
+    Serial serial_;
+    PciBus bus_;
+    std::vector<std::unique_ptr<VirtioDevice>> devices_;
+    std::vector<std::unique_ptr<VirtioPciTransport>> transports_;
+    std::vector<DiskDevice> disks_;
+    std::vector<VirtioNet*> networks_;
+    VsockDevice* vsock_ = nullptr;
+    std::vector<std::unique_ptr<Vcpu>> vcpus_;
+    std::vector<std::unique_ptr<VcpuThread>> threads_;
+
+    std::vector<Done> pause_waiters_;
+    uint64_t built_monotonic_ns_ = 0;
+    std::atomic<uint64_t> first_exit_monotonic_ns_ = 0;
+};
+
+}  // namespace spore
