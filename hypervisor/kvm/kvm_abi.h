@@ -1,0 +1,56 @@
+#pragma once
+
+// <linux/kvm.h> declares its flexible arrays by a macro whose empty struct has size 1 in C++, so that
+// sizeof(kvm_msrs) and sizeof(kvm_cpuid2), and the ioctl numbers computed from them, come out wrong.
+// Here are the containers and the numbers as the kernel has them.
+
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace spore::kvm_abi {
+
+struct MsrsHeader {
+    uint32_t count;
+    uint32_t padding;
+};
+struct CpuidHeader {
+    uint32_t count;
+    uint32_t padding;
+};
+struct MsrListHeader {
+    uint32_t count;
+};
+struct SignalMaskHeader {
+    uint32_t size;
+};
+static_assert(sizeof(MsrsHeader) == 8 && sizeof(CpuidHeader) == 8 && sizeof(MsrListHeader) == 4);
+static_assert(sizeof(kvm_msr_entry) == 16 && sizeof(kvm_cpuid_entry2) == 40);
+
+inline constexpr unsigned long kGetSupportedCpuid = _IOWR(KVMIO, 0x05, CpuidHeader);
+inline constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, CpuidHeader);
+inline constexpr unsigned long kGetCpuid2 = _IOWR(KVMIO, 0x91, CpuidHeader);
+inline constexpr unsigned long kGetMsrs = _IOWR(KVMIO, 0x88, MsrsHeader);
+inline constexpr unsigned long kSetMsrs = _IOW(KVMIO, 0x89, MsrsHeader);
+inline constexpr unsigned long kGetMsrIndexList = _IOWR(KVMIO, 0x02, MsrListHeader);
+inline constexpr unsigned long kSetSignalMask = _IOW(KVMIO, 0x8b, SignalMaskHeader);
+
+// A header and room for `N` entries behind it, contiguous as the kernel reads them.
+template <typename Header, typename Entry, size_t N>
+struct Table {
+    Header header = {};
+    std::array<Entry, N> entries = {};
+};
+
+inline constexpr size_t kCpuidEntriesMax = 256;  // KVM_MAX_CPUID_ENTRIES
+inline constexpr size_t kMsrsMax = 512;
+using CpuidTable = Table<CpuidHeader, kvm_cpuid_entry2, kCpuidEntriesMax>;
+using MsrTable = Table<MsrsHeader, kvm_msr_entry, kMsrsMax>;
+using MsrIndexTable = Table<MsrListHeader, uint32_t, kMsrsMax>;
+static_assert(offsetof(CpuidTable, entries) == 8 && offsetof(MsrTable, entries) == 8);
+static_assert(offsetof(MsrIndexTable, entries) == 4);
+
+}  // namespace spore::kvm_abi

@@ -1,0 +1,63 @@
+#include "hypervisor/kvm/vcpu.h"
+
+#include <sys/ioctl.h>
+
+#include "hypervisor/kvm/kvm_abi.h"
+
+namespace spore {
+
+Result<Vcpu> Vcpu::create(const Kvm& kvm, const Vm& vm, uint32_t index) {
+    auto fd = TRY(vm.create_vcpu(index));
+    auto run = TRY(Mapping::create(kvm.vcpu_mmap_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED,
+                                   fd.get()));
+    int xsave = kvm.extension(KVM_CAP_XSAVE2);
+    size_t xsave_bytes = xsave > 4096 ? static_cast<size_t>(xsave) : 4096;
+    return Vcpu(std::move(fd), std::move(run), index, xsave_bytes);
+}
+
+Status Vcpu::get(unsigned long request, const char* name, void* out) const {
+    if (::ioctl(fd_.get(), request, out) < 0)
+        return fail_errno(name);
+    return {};
+}
+
+Status Vcpu::set(unsigned long request, const char* name, const void* in) {
+    if (::ioctl(fd_.get(), request, in) < 0)
+        return fail_errno(name);
+    return {};
+}
+
+Status Vcpu::set_cpuid(const std::vector<kvm_cpuid_entry2>& entries) {
+    kvm_abi::CpuidTable table;
+    if (entries.size() > table.entries.size())
+        return fail(Code::corrupt, "CPUID: " + std::to_string(entries.size()) +
+                                       " entries, at most " +
+                                       std::to_string(table.entries.size()));
+    table.header.count = static_cast<uint32_t>(entries.size());
+    std::copy(entries.begin(), entries.end(), table.entries.begin());
+    return set(kvm_abi::kSetCpuid2, "KVM_SET_CPUID2", &table);
+}
+
+Result<kvm_regs> Vcpu::regs() const {
+    kvm_regs regs = {};
+    TRY(get(KVM_GET_REGS, "KVM_GET_REGS", &regs));
+    return regs;
+}
+
+Status Vcpu::set_regs(const kvm_regs& regs) { return set(KVM_SET_REGS, "KVM_SET_REGS", &regs); }
+
+Result<kvm_sregs> Vcpu::sregs() const {
+    kvm_sregs sregs = {};
+    TRY(get(KVM_GET_SREGS, "KVM_GET_SREGS", &sregs));
+    return sregs;
+}
+
+Status Vcpu::set_sregs(const kvm_sregs& sregs) {
+    return set(KVM_SET_SREGS, "KVM_SET_SREGS", &sregs);
+}
+
+int Vcpu::run() { return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno; }
+
+void Vcpu::mark_stopped() { ::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0); }
+
+}  // namespace spore

@@ -1,0 +1,72 @@
+#pragma once
+
+// One virtual CPU in the kernel.
+
+#include <linux/kvm.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "hypervisor/base/mapping.h"
+#include "hypervisor/base/result.h"
+#include "hypervisor/base/unique_fd.h"
+#include "hypervisor/kvm/vm.h"
+
+namespace spore {
+
+// All there is to save of a vCPU. Kernel structures as the API defines them.
+struct VcpuState {
+    std::vector<kvm_cpuid_entry2> cpuid;
+    uint32_t tsc_khz = 0;
+    kvm_regs regs = {};
+    kvm_sregs sregs = {};
+    std::vector<uint8_t> xsave;  // of the size KVM_CAP_XSAVE2 tells, 4096 at least
+    kvm_xcrs xcrs = {};
+    kvm_debugregs debugregs = {};
+    kvm_lapic_state lapic = {};
+    std::vector<kvm_msr_entry> msrs;
+    kvm_mp_state mp_state = {};
+    kvm_vcpu_events events = {};
+};
+
+// Used by one thread at a time: the one that runs it, or the loop thread while it is parked.
+class Vcpu {
+  public:
+    static Result<Vcpu> create(const Kvm& kvm, const Vm& vm, uint32_t index);
+
+    uint32_t index() const { return index_; }
+    kvm_run& run_page() const { return *reinterpret_cast<kvm_run*>(run_.data()); }
+
+    Status set_cpuid(const std::vector<kvm_cpuid_entry2>& entries);
+    Result<kvm_regs> regs() const;
+    Status set_regs(const kvm_regs& regs);
+    Result<kvm_sregs> sregs() const;
+    Status set_sregs(const kvm_sregs& sregs);
+
+    // KVM_RUN until the next exit: 0, or the errno: EINTR and EAGAIN are not failures.
+    int run();
+
+    // Everything; with no exit half done (see VcpuThread). `msr_indices`: Kvm::msr_indices().
+    Result<VcpuState> save(const std::vector<uint32_t>& msr_indices) const;
+    // Onto a vCPU fresh from create(). Errors: corrupt for a state of the wrong shape, KVM's.
+    Status load(const VcpuState& state);
+    // Tells the guest that it was stopped, so that its watchdogs do not bark (KVM_KVMCLOCK_CTRL).
+    // A guest that does not use kvmclock is left alone.
+    void mark_stopped();
+
+  private:
+    Vcpu(UniqueFd fd, Mapping run, uint32_t index, size_t xsave_bytes)
+        : fd_(std::move(fd)), run_(std::move(run)), index_(index), xsave_bytes_(xsave_bytes) {}
+    Status get(unsigned long request, const char* name, void* out) const;
+    Status set(unsigned long request, const char* name, const void* in);
+    Result<std::vector<kvm_msr_entry>> get_msrs(const std::vector<uint32_t>& indices) const;
+    Status set_msrs(const std::vector<kvm_msr_entry>& msrs);
+
+    UniqueFd fd_;
+    Mapping run_;
+    uint32_t index_;
+    size_t xsave_bytes_;
+};
+
+}  // namespace spore
