@@ -105,8 +105,10 @@ void add_doctor(CLI::App& app, Context& context) {
         } else {
             Table table({"", "CHECK", "FOUND"});
             for (const Finding& finding : findings) {
-                table.add({finding.good ? "ok" : finding.needed ? "NO" : "--", finding.name,
-                           finding.what});
+                table.add({finding.good     ? "ok"
+                           : finding.needed ? "NO"
+                                            : "--",
+                           finding.name, finding.what});
                 if (!finding.remedy.empty())
                     table.add({"", "", "→ " + finding.remedy});
             }

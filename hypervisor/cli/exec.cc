@@ -79,8 +79,8 @@ Status run_command(Context& context, const ExecOptions& options) {
         return fail(Code::unavailable,
                     "sandbox '" + options.id + "': its VM has ended; only destroy is left");
     auto begun = std::chrono::steady_clock::now();
-    auto agent = TRY(connect_agent(run_directory(home, options.id),
-                                   begun + std::chrono::seconds(20)));
+    auto agent =
+        TRY(connect_agent(run_directory(home, options.id), begun + std::chrono::seconds(20)));
     ExecStreams streams;
     Capture out, err;
     bool json = context.globals.json;
@@ -131,7 +131,8 @@ void add_exec(CLI::App& app, Context& context) {
         "failure; 126 not executable; 127 not found.");
     command->add_option("id", options->id, "the sandbox")->required();
     command->add_option("argv", options->argv, "the command, after --")->required();
-    command->add_option("--env,-e", options->environment, "NAME=VALUE; repeatable")->expected(1)
+    command->add_option("--env,-e", options->environment, "NAME=VALUE; repeatable")
+        ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     command->add_option("--workdir,-w", options->directory, "directory to run it in");
     command->add_option("--user,-u", options->user, "who runs it: name or UID (root)");

@@ -23,43 +23,83 @@ uint32_t& reg(kvm_cpuid_entry2& entry, Register which) {
     }
 }
 
-constexpr uint32_t bit(unsigned number) { return 1u << number; }
+constexpr uint32_t bit(unsigned number) {
+    return 1u << number;
+}
 
 // A register that holds feature bits, and the names of those that people know.
 struct FeatureWord {
     uint32_t function;
     uint32_t index;
     Register which;
-    uint32_t baseline;       // what the template "baseline" keeps
+    uint32_t baseline;  // what the template "baseline" keeps
     const char* names[32];
 };
 
 // Intel SDM 3A, CPUID; AMD APM 3, appendix E.
 constexpr FeatureWord kFeatureWords[] = {
-    {1, 0, kEcx,
-     bit(0) | bit(1) | bit(9) | bit(13) | bit(19) | bit(20) | bit(21) | bit(23) | bit(24) | bit(25) |
-         bit(26) | bit(27) | bit(30) | bit(31),
-     {"sse3", "pclmulqdq", "", "monitor", "", "vmx", "", "", "", "ssse3", "", "", "fma", "cx16", "",
-      "", "", "pcid", "", "sse4_1", "sse4_2", "x2apic", "movbe", "popcnt", "tsc_deadline", "aes",
-      "xsave", "", "avx", "f16c", "rdrand", ""}},
-    {1, 0, kEdx, ~0u,
-     {"fpu", "vme", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "", "sep", "mtrr", "pge",
-      "mca", "cmov", "pat", "pse36", "", "clflush", "", "", "", "mmx", "fxsr", "sse", "sse2", "",
-      "htt", "", "", ""}},
-    {7, 0, kEbx, bit(0) | bit(7) | bit(9) | bit(20),
-     {"fsgsbase", "tsc_adjust", "", "bmi1", "hle", "avx2", "", "smep", "bmi2", "erms", "invpcid",
-      "rtm", "", "", "mpx", "", "avx512f", "avx512dq", "rdseed", "adx", "smap", "avx512ifma", "",
-      "clflushopt", "clwb", "", "avx512pf", "avx512er", "avx512cd", "sha", "avx512bw", "avx512vl"}},
-    {7, 0, kEcx, 0,
-     {"", "avx512vbmi", "umip", "pku", "", "", "avx512vbmi2", "", "gfni", "vaes", "vpclmulqdq",
-      "avx512vnni", "avx512bitalg", "", "avx512_vpopcntdq", "", "la57", "", "", "", "", "", "rdpid"}},
+    {1,
+     0,
+     kEcx,
+     bit(0) | bit(1) | bit(9) | bit(13) | bit(19) | bit(20) | bit(21) | bit(23) | bit(24) |
+         bit(25) | bit(26) | bit(27) | bit(30) | bit(31),
+     {"sse3",   "pclmulqdq", "",      "monitor", "",
+      "vmx",    "",          "",      "",        "ssse3",
+      "",       "",          "fma",   "cx16",    "",
+      "",       "",          "pcid",  "",        "sse4_1",
+      "sse4_2", "x2apic",    "movbe", "popcnt",  "tsc_deadline",
+      "aes",    "xsave",     "",      "avx",     "f16c",
+      "rdrand", ""}},
+    {1, 0, kEdx, ~0u, {"fpu",  "vme",   "de",   "pse",     "tsc",  "msr", "pae", "mce",
+                       "cx8",  "apic",  "",     "sep",     "mtrr", "pge", "mca", "cmov",
+                       "pat",  "pse36", "",     "clflush", "",     "",    "",    "mmx",
+                       "fxsr", "sse",   "sse2", "",        "htt",  "",    "",    ""}},
+    {7,
+     0,
+     kEbx,
+     bit(0) | bit(7) | bit(9) | bit(20),
+     {"fsgsbase",   "tsc_adjust", "",           "bmi1",     "hle",    "avx2",     "",
+      "smep",       "bmi2",       "erms",       "invpcid",  "rtm",    "",         "",
+      "mpx",        "",           "avx512f",    "avx512dq", "rdseed", "adx",      "smap",
+      "avx512ifma", "",           "clflushopt", "clwb",     "",       "avx512pf", "avx512er",
+      "avx512cd",   "sha",        "avx512bw",   "avx512vl"}},
+    {7,
+     0,
+     kEcx,
+     0,
+     {"",
+      "avx512vbmi",
+      "umip",
+      "pku",
+      "",
+      "",
+      "avx512vbmi2",
+      "",
+      "gfni",
+      "vaes",
+      "vpclmulqdq",
+      "avx512vnni",
+      "avx512bitalg",
+      "",
+      "avx512_vpopcntdq",
+      "",
+      "la57",
+      "",
+      "",
+      "",
+      "",
+      "",
+      "rdpid"}},
     {7, 0, kEdx, 0, {}},
     {0xd, 0, kEax, 3, {"x87 state", "sse state", "avx state"}},
     {0xd, 1, kEax, bit(0), {"xsaveopt", "xsavec", "xgetbv1", "xsaves"}},
     {0x80000001, 0, kEcx, bit(0), {"lahf_lm", "", "svm", "", "", "abm", "sse4a"}},
-    {0x80000001, 0, kEdx, bit(11) | bit(20) | bit(29) | 0x0183f3ff,
-     {"", "", "", "", "", "", "", "", "", "", "", "syscall", "", "", "", "", "", "", "", "", "nx", "",
-      "", "", "", "fxsr_opt", "pdpe1gb", "rdtscp", "", "lm"}},
+    {0x80000001,
+     0,
+     kEdx,
+     bit(11) | bit(20) | bit(29) | 0x0183f3ff,
+     {"", "", "", "", "", "",   "", "", "", "", "",         "syscall", "",       "", "",
+      "", "", "", "", "", "nx", "", "", "", "", "fxsr_opt", "pdpe1gb", "rdtscp", "", "lm"}},
 };
 
 kvm_cpuid_entry2* find(CpuidEntries& entries, uint32_t function, uint32_t index) {
@@ -109,8 +149,8 @@ void set_identity(CpuidEntries& entries, uint32_t apic_id, uint32_t count) {
         switch (entry.function) {
             case 1:
                 entry.ebx = (entry.ebx & 0xffff) | apic_id << 24 | count << 16;
-                entry.ecx |= bit(31) | bit(24);          // hypervisor, TSC-deadline timer
-                entry.ecx &= ~(bit(3) | bit(5));         // MONITOR, VMX
+                entry.ecx |= bit(31) | bit(24);   // hypervisor, TSC-deadline timer
+                entry.ecx &= ~(bit(3) | bit(5));  // MONITOR, VMX
                 entry.edx = count > 1 ? entry.edx | bit(28) : entry.edx & ~bit(28);  // HTT
                 break;
             case 4:  // cores of the package; each cache a core's own

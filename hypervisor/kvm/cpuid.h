@@ -19,9 +19,9 @@ using CpuidEntries = std::vector<kvm_cpuid_entry2>;
 // has, so that a snapshot may move. Errors: invalid_argument, naming those there are.
 Status check_cpu_template(std::string_view name);
 
-// The CPUID of vCPU `index` of `count`, from what KVM supports: topology and APIC ID, the hypervisor
-// bit and KVM's paravirtual leaves, the TSC-deadline timer, no MONITOR, VMX or SVM, XSAVE sizes that
-// fit what is offered; masked by the template. Errors: invalid_argument.
+// The CPUID of vCPU `index` of `count`, from what KVM supports: topology and APIC ID, the
+// hypervisor bit and KVM's paravirtual leaves, the TSC-deadline timer, no MONITOR, VMX or SVM,
+// XSAVE sizes that fit what is offered; masked by the template. Errors: invalid_argument.
 Result<CpuidEntries> make_cpuid(const CpuidEntries& supported, std::string_view cpu_template,
                                 uint32_t index, uint32_t count);
 

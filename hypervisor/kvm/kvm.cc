@@ -46,8 +46,7 @@ Result<Kvm> Kvm::open() {
                                                 " is needed");
     for (const Capability& capability : kRequired) {
         if (kvm.extension(capability.number) <= 0)
-            return fail(Code::host_unsupported,
-                        std::string("/dev/kvm: has no ") + capability.name);
+            return fail(Code::host_unsupported, std::string("/dev/kvm: has no ") + capability.name);
     }
     int size = ::ioctl(kvm.fd(), KVM_GET_VCPU_MMAP_SIZE, 0);
     if (size < static_cast<int>(sizeof(kvm_run)))

@@ -1,8 +1,8 @@
 #pragma once
 
-// <linux/kvm.h> declares its flexible arrays by a macro whose empty struct has size 1 in C++, so that
-// sizeof(kvm_msrs) and sizeof(kvm_cpuid2), and the ioctl numbers computed from them, come out wrong.
-// Here are the containers and the numbers as the kernel has them.
+// <linux/kvm.h> declares its flexible arrays by a macro whose empty struct has size 1 in C++, so
+// that sizeof(kvm_msrs) and sizeof(kvm_cpuid2), and the ioctl numbers computed from them, come out
+// wrong. Here are the containers and the numbers as the kernel has them.
 
 #include <linux/kvm.h>
 #include <sys/ioctl.h>

@@ -8,8 +8,8 @@ namespace spore {
 
 Result<Vcpu> Vcpu::create(const Kvm& kvm, const Vm& vm, uint32_t index) {
     auto fd = TRY(vm.create_vcpu(index));
-    auto run = TRY(Mapping::create(kvm.vcpu_mmap_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED,
-                                   fd.get()));
+    auto run =
+        TRY(Mapping::create(kvm.vcpu_mmap_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get()));
     int xsave = kvm.extension(KVM_CAP_XSAVE2);
     size_t xsave_bytes = xsave > 4096 ? static_cast<size_t>(xsave) : 4096;
     return Vcpu(std::move(fd), std::move(run), index, xsave_bytes);
@@ -31,8 +31,7 @@ Status Vcpu::set_cpuid(const std::vector<kvm_cpuid_entry2>& entries) {
     kvm_abi::CpuidTable table;
     if (entries.size() > table.entries.size())
         return fail(Code::corrupt, "CPUID: " + std::to_string(entries.size()) +
-                                       " entries, at most " +
-                                       std::to_string(table.entries.size()));
+                                       " entries, at most " + std::to_string(table.entries.size()));
     table.header.count = static_cast<uint32_t>(entries.size());
     std::copy(entries.begin(), entries.end(), table.entries.begin());
     return set(kvm_abi::kSetCpuid2, "KVM_SET_CPUID2", &table);
@@ -44,7 +43,9 @@ Result<kvm_regs> Vcpu::regs() const {
     return regs;
 }
 
-Status Vcpu::set_regs(const kvm_regs& regs) { return set(KVM_SET_REGS, "KVM_SET_REGS", &regs); }
+Status Vcpu::set_regs(const kvm_regs& regs) {
+    return set(KVM_SET_REGS, "KVM_SET_REGS", &regs);
+}
 
 Result<kvm_sregs> Vcpu::sregs() const {
     kvm_sregs sregs = {};
@@ -56,8 +57,12 @@ Status Vcpu::set_sregs(const kvm_sregs& sregs) {
     return set(KVM_SET_SREGS, "KVM_SET_SREGS", &sregs);
 }
 
-int Vcpu::run() { return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno; }
+int Vcpu::run() {
+    return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
+}
 
-void Vcpu::mark_stopped() { ::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0); }
+void Vcpu::mark_stopped() {
+    ::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
+}
 
 }  // namespace spore

@@ -1,7 +1,7 @@
 // Saving and loading all of a vCPU. The order of loading is KVM's, learned the hard way by others:
 // CPUID first (it decides which registers exist), special registers before the LAPIC (the APIC base
-// is among them), the LAPIC before the MSRs (the other way round TSC_DEADLINE is silently dropped and
-// the guest's timer never fires), events last.
+// is among them), the LAPIC before the MSRs (the other way round TSC_DEADLINE is silently dropped
+// and the guest's timer never fires), events last.
 
 #include <sys/ioctl.h>
 
@@ -16,7 +16,8 @@ Result<std::vector<kvm_msr_entry>> Vcpu::get_msrs(const std::vector<uint32_t>& i
     std::vector<kvm_msr_entry> msrs;
     auto table = std::make_unique<kvm_abi::MsrTable>();
     // KVM stops at the first MSR it cannot read and says how far it came: that one is left out (the
-    // list names what the host may have, a guest's CPUID may lack the feature), the rest is asked for.
+    // list names what the host may have, a guest's CPUID may lack the feature), the rest is asked
+    // for.
     size_t next = 0;
     while (next < indices.size()) {
         size_t count = std::min(indices.size() - next, table->entries.size());
@@ -90,18 +91,18 @@ Result<VcpuState> Vcpu::save(const std::vector<uint32_t>& msr_indices) const {
 
 Status Vcpu::load(const VcpuState& state) {
     if (state.xsave.size() != xsave_bytes_)
-        return fail(Code::version_mismatch,
-                    "XSAVE area: " + std::to_string(state.xsave.size()) +
-                        " bytes in the snapshot, " + std::to_string(xsave_bytes_) + " on this host");
+        return fail(Code::version_mismatch, "XSAVE area: " + std::to_string(state.xsave.size()) +
+                                                " bytes in the snapshot, " +
+                                                std::to_string(xsave_bytes_) + " on this host");
     TRY(set_cpuid(state.cpuid));
     int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
     // A rate within 250 ppm is taken as the same, as KVM itself does (tsc_tolerance_ppm).
     int64_t difference = static_cast<int64_t>(state.tsc_khz) - khz;
     if (state.tsc_khz != 0 && std::abs(difference) * 4000 > khz &&
         ::ioctl(fd_.get(), KVM_SET_TSC_KHZ, static_cast<unsigned long>(state.tsc_khz)) != 0)
-        return fail(Code::version_mismatch,
-                    "TSC: " + std::to_string(state.tsc_khz) + " kHz in the snapshot, " +
-                        std::to_string(khz) + " kHz on this host, which cannot scale it");
+        return fail(Code::version_mismatch, "TSC: " + std::to_string(state.tsc_khz) +
+                                                " kHz in the snapshot, " + std::to_string(khz) +
+                                                " kHz on this host, which cannot scale it");
     TRY(set(KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state.mp_state));
     TRY(set(KVM_SET_REGS, "KVM_SET_REGS", &state.regs));
     TRY(set(KVM_SET_SREGS, "KVM_SET_SREGS", &state.sregs));

@@ -96,8 +96,8 @@ Result<kvm_clock_data> Vm::clock() const {
 Status Vm::set_clock(const kvm_clock_data& clock) const {
     kvm_clock_data data = {};
     data.clock = clock.clock;
-    // No KVM_CLOCK_REALTIME: the guest's monotonic clock goes on where it stood; the agent steps the
-    // wall clock.
+    // No KVM_CLOCK_REALTIME: the guest's monotonic clock goes on where it stood; the agent steps
+    // the wall clock.
     if (::ioctl(fd(), KVM_SET_CLOCK, &data) != 0)
         return fail_errno("KVM_SET_CLOCK");
     return {};

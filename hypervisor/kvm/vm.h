@@ -17,14 +17,14 @@ namespace spore {
 class Vm {
   public:
     // Makes a VM with the LAPICs in the kernel and nothing else: no PIC, IOAPIC or PIT, whose
-    // registration alone makes setting a memory slot ten times dearer (shared/facts.md). An emulation
-    // failure exits with the instruction's bytes. Errors: KVM's.
+    // registration alone makes setting a memory slot ten times dearer (shared/facts.md). An
+    // emulation failure exits with the instruction's bytes. Errors: KVM's.
     static Result<Vm> create(const Kvm& kvm);
 
     int fd() const { return fd_.get(); }
 
-    // One slot for each region. Before the doorbells: a slot set after them waits for a grace period
-    // of several ms. `memory` must outlive the VM. Errors: KVM's.
+    // One slot for each region. Before the doorbells: a slot set after them waits for a grace
+    // period of several ms. `memory` must outlive the VM. Errors: KVM's.
     Status set_memory(const GuestMemory& memory);
 
     // Delivers one message-signalled interrupt. One ioctl and nothing to register before: no GSI

@@ -15,7 +15,8 @@ Result<AgentClient> connect_agent(const std::filesystem::path& run_directory,
                                   Clock::time_point deadline) {
     auto pause = std::chrono::milliseconds(2);
     for (;;) {
-        // A try of its own limit: a guest that takes the connection and says nothing is tried again.
+        // A try of its own limit: a guest that takes the connection and says nothing is tried
+        // again.
         auto socket = connect_unix(run_directory, kVsockName, SOCK_STREAM);
         if (!socket)
             return std::unexpected(std::move(socket).error());

@@ -12,7 +12,7 @@ namespace spore {
 
 // The vsock port the agent serves, and the VMM's socket in a run directory that leads to it.
 inline constexpr uint32_t kAgentPort = 1024;
-inline constexpr const char* kVsockName = "v";        // short: "v_<port>" is beside it
+inline constexpr const char* kVsockName = "v";  // short: "v_<port>" is beside it
 inline constexpr const char* kControlName = "control";
 
 // Connects to the agent behind `run_directory`, trying again until it listens. Errors: timeout;

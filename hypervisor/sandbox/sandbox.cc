@@ -49,7 +49,8 @@ Result<Identity> make_identity(const SandboxSpec& spec) {
     return identity;
 }
 
-// What is left of a sandbox when its record is all that is known: VM, files, record. Safe to repeat.
+// What is left of a sandbox when its record is all that is known: VM, files, record. Safe to
+// repeat.
 Status clear_away(const Home& home, Store& store, const SandboxRecord& record) {
     auto limit = Clock::now() + std::chrono::seconds(10);
     if (record.state != SandboxState::creating) {
@@ -67,8 +68,8 @@ Status clear_away(const Home& home, Store& store, const SandboxRecord& record) {
     return store.remove(record.id);
 }
 
-// Nobody is at work on it any more, and it is not whole. A `creating` record holds its creator; what
-// is being destroyed may be destroyed twice.
+// Nobody is at work on it any more, and it is not whole. A `creating` record holds its creator;
+// what is being destroyed may be destroyed twice.
 bool is_abandoned(const SandboxRecord& record) {
     return record.state == SandboxState::destroying ||
            (record.state == SandboxState::creating && !is_alive(process_of(record)));
@@ -158,9 +159,8 @@ Result<SandboxInfo> find_sandbox(const Home& home, const std::string& id) {
     auto record = TRY(store.find(id));
     if (!record || is_abandoned(*record))
         return fail(Code::not_found, "sandbox '" + id + "': there is none of that name");
-    return SandboxInfo{*record,
-                       record->state == SandboxState::running && is_alive(process_of(*record)),
-                       {}};
+    return SandboxInfo{
+        *record, record->state == SandboxState::running && is_alive(process_of(*record)), {}};
 }
 
 Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home) {

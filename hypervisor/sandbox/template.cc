@@ -55,8 +55,7 @@ class Draft {
     Status publish(const Home& home, const std::string& name) {
         stdfs::path target = home.templates() / name;
         if (::rename(directory_.c_str(), target.c_str()) != 0)
-            return fail_errno("template '" + name + "'",
-                              errno == ENOTEMPTY ? EEXIST : errno);
+            return fail_errno("template '" + name + "'", errno == ENOTEMPTY ? EEXIST : errno);
         directory_.clear();
         return {};
     }
@@ -82,24 +81,37 @@ Result<BootFiles> boot_files(const Image& image, const std::string& kernel) {
     // A kernel of the user's own goes with the initramfs that loads no modules it may not match.
     auto tuned = find_kernel(image, "tuned");
     auto other = tuned ? tuned : find_kernel(image, "stock");
-    return BootFiles{kernel, TRY(std::move(other)).initramfs};
+    return BootFiles {
+        kernel, TRY(std::move(other))
+        .initramfs
+    };
 }
 
 std::vector<std::string> vmm_arguments(const TemplateSpec& spec, const Image& image,
                                        const BootFiles& files, const Draft& draft) {
     uint64_t disk_bytes = std::max(spec.disk_bytes, image.rootfs_bytes);
-    return {"--kernel",   files.kernel.string(),
-            "--initrd",   files.initramfs.string(),
-            "--cmdline",  "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t "
-                          "random.trust_cpu=on spore.root=vda",
-            "--memory",   std::to_string(spec.memory_bytes),
-            "--cpus",     std::to_string(spec.cpus),
-            "--cpu-template", spec.cpu_template,
-            "--disk",     (draft.run() / "disk").string() + ",layer=" + image.rootfs.string() +
-                              ",size=" + std::to_string(disk_bytes),
-            "--vsock",    kVsockName,
-            "--control",  kControlName,
-            "--serial",   "file:" + (draft.directory() / "console.log").string()};
+    return {"--kernel",
+            files.kernel.string(),
+            "--initrd",
+            files.initramfs.string(),
+            "--cmdline",
+            "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t "
+            "random.trust_cpu=on spore.root=vda",
+            "--memory",
+            std::to_string(spec.memory_bytes),
+            "--cpus",
+            std::to_string(spec.cpus),
+            "--cpu-template",
+            spec.cpu_template,
+            "--disk",
+            (draft.run() / "disk").string() + ",layer=" + image.rootfs.string() +
+                ",size=" + std::to_string(disk_bytes),
+            "--vsock",
+            kVsockName,
+            "--control",
+            kControlName,
+            "--serial",
+            "file:" + (draft.directory() / "console.log").string()};
 }
 
 // The last lines of a text file, for an error's sake.
@@ -129,12 +141,13 @@ Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress&
         streams.on_stderr = keep;
         auto result = TRY(agent.exec(request, streams, Clock::now() + spec.prepare_limit));
         if (result.exit_status != 0 || result.signal != 0)
-            return fail(Code::unavailable,
-                        "prepare '" + command + "': " +
-                            (result.signal != 0
-                                 ? "ended by signal " + std::to_string(result.signal)
-                                 : "exit status " + std::to_string(result.exit_status)) +
-                            (last.empty() ? "" : ": " + last.substr(last.size() > 400 ? last.size() - 400 : 0)));
+            return fail(
+                Code::unavailable,
+                "prepare '" + command + "': " +
+                    (result.signal != 0 ? "ended by signal " + std::to_string(result.signal)
+                                        : "exit status " + std::to_string(result.exit_status)) +
+                    (last.empty() ? ""
+                                  : ": " + last.substr(last.size() > 400 ? last.size() - 400 : 0)));
     }
     return {};
 }
@@ -189,10 +202,10 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
                               draft.directory() / "vmm.log", boot_deadline));
     auto connected = connect_agent(draft.run(), boot_deadline);
     if (!connected)
-        return std::unexpected(Error{connected.error().code,
-                                     "template '" + spec.name + "': booting: " +
-                                         connected.error().message + "; console: " +
-                                         tail_of(draft.directory() / "console.log")});
+        return std::unexpected(
+            Error{connected.error().code,
+                  "template '" + spec.name + "': booting: " + connected.error().message +
+                      "; console: " + tail_of(draft.directory() / "console.log")});
     AgentClient agent = std::move(*connected);
     progress("growing the root file system");
     TRY(agent.grow_root(boot_deadline));
@@ -226,8 +239,8 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
     stdfs::path directory = home.templates() / name;
     std::ifstream file(directory / "template.json");
     if (!file)
-        return fail(Code::not_found, "template '" + name + "': there is none in " +
-                                         home.templates().string());
+        return fail(Code::not_found,
+                    "template '" + name + "': there is none in " + home.templates().string());
     json document = json::parse(file, nullptr, false);
     auto corrupt = [&](const std::string& what) {
         return fail(Code::corrupt, (directory / "template.json").string() + ": " + what);
@@ -279,8 +292,8 @@ Status remove_template(const Home& home, const std::string& name) {
     TRY(check_name("template", name));
     stdfs::path directory = home.templates() / name;
     if (!stdfs::exists(directory / "template.json"))
-        return fail(Code::not_found, "template '" + name + "': there is none in " +
-                                         home.templates().string());
+        return fail(Code::not_found,
+                    "template '" + name + "': there is none in " + home.templates().string());
     auto store = TRY(Store::open(home.store()));
     for (const SandboxRecord& record : TRY(store.list())) {
         if (record.template_name == name)
@@ -299,8 +312,7 @@ Status verify_template(const Home& home, const std::string& name) {
     auto info = TRY(load_template(home, name));
     auto verified = verify_snapshot(info.directory);
     if (!verified)
-        return std::unexpected(
-            std::move(verified).error().within("template '" + name + "'"));
+        return std::unexpected(std::move(verified).error().within("template '" + name + "'"));
     return {};
 }
 

@@ -36,13 +36,13 @@ class Machine final : public ControlTarget,
     // Called once on the loop thread when the VM has ended by itself.
     using OnEnd = std::function<void(const VmExit&)>;
 
-    // A machine as `config` says, its kernel loaded, not running yet. Errors: those of the files and
-    // of KVM; whatever was made is gone again then.
+    // A machine as `config` says, its kernel loaded, not running yet. Errors: those of the files
+    // and of KVM; whatever was made is gone again then.
     static Result<std::unique_ptr<Machine>> boot(EventLoop& loop, const MachineConfig& config,
                                                  Serial::Sink console, OnEnd on_end);
-    // The machine saved in `directory`, as it was but for `overrides`: its disks' tops (one for each
-    // writable disk, in order; none: unnamed files that go with the process), networks and vsock
-    // path. Errors: corrupt, version_mismatch, those of the files and of KVM.
+    // The machine saved in `directory`, as it was but for `overrides`: its disks' tops (one for
+    // each writable disk, in order; none: unnamed files that go with the process), networks and
+    // vsock path. Errors: corrupt, version_mismatch, those of the files and of KVM.
     static Result<std::unique_ptr<Machine>> restore(EventLoop& loop, const std::string& directory,
                                                     const MachineConfig& overrides,
                                                     Serial::Sink console, OnEnd on_end);

@@ -12,7 +12,9 @@ namespace spore {
 namespace {
 
 // Its only effect is that KVM_RUN returns EINTR.
-int kick_signal() { return SIGRTMIN; }
+int kick_signal() {
+    return SIGRTMIN;
+}
 
 void install_kick_handler() {
     static const bool installed = [] {
@@ -39,7 +41,9 @@ VcpuThread::VcpuThread(Vcpu& vcpu, ExitHandler& handler, OnEnd on_end)
     thread_ = std::thread([this] { loop(); });
 }
 
-VcpuThread::~VcpuThread() { stop(); }
+VcpuThread::~VcpuThread() {
+    stop();
+}
 
 void VcpuThread::run() {
     std::lock_guard lock(mutex_);
@@ -100,9 +104,8 @@ bool VcpuThread::wait_for_run() {
         parked();
         lock.lock();
     }
-    changed_.wait(lock, [this] {
-        return order_ == Order::stop || (order_ == Order::run && !ended_);
-    });
+    changed_.wait(lock,
+                  [this] { return order_ == Order::stop || (order_ == Order::run && !ended_); });
     if (order_ == Order::stop)
         return false;
     is_parked_ = false;
@@ -185,16 +188,16 @@ bool VcpuThread::handle_exit() {
             return false;
         case KVM_EXIT_FAIL_ENTRY: {
             char text[64];
-            std::snprintf(text, sizeof(text), "hardware reason 0x%llx",
-                          static_cast<unsigned long long>(
-                              run.fail_entry.hardware_entry_failure_reason));
+            std::snprintf(
+                text, sizeof(text), "hardware reason 0x%llx",
+                static_cast<unsigned long long>(run.fail_entry.hardware_entry_failure_reason));
             end(VmExit::Reason::entry_failure, text);
             return false;
         }
         default:
-            end(VmExit::Reason::internal_error,
-                "unexpected " + std::string(kvm_exit_name(run.exit_reason)) + " (" +
-                    std::to_string(run.exit_reason) + ")");
+            end(VmExit::Reason::internal_error, "unexpected " +
+                                                    std::string(kvm_exit_name(run.exit_reason)) +
+                                                    " (" + std::to_string(run.exit_reason) + ")");
             return false;
     }
 }
@@ -231,8 +234,9 @@ void VcpuThread::end_internal_error() {
         return;
     }
     auto regs = vcpu_.regs();
-    int length = std::snprintf(text, sizeof(text), "vCPU %u at RIP 0x%llx, instruction bytes",
-                               vcpu_.index(), regs ? static_cast<unsigned long long>(regs->rip) : 0);
+    int length =
+        std::snprintf(text, sizeof(text), "vCPU %u at RIP 0x%llx, instruction bytes", vcpu_.index(),
+                      regs ? static_cast<unsigned long long>(regs->rip) : 0);
     const auto& failure = run.emulation_failure;
     bool known = failure.ndata >= 3 &&
                  (failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;

@@ -25,9 +25,9 @@ class ExitHandler {
     virtual void mmio_write(GuestAddress address, std::span<const std::byte> bytes) = 0;
 };
 
-// Made parked. While it is parked, its Vcpu may be used by the thread that drives it. All calls from
-// that one thread; none of them waits for the vCPU but stop(): a vCPU may at that moment wait for
-// the caller (EventLoop::call), so waiting for it would be the end of both.
+// Made parked. While it is parked, its Vcpu may be used by the thread that drives it. All calls
+// from that one thread; none of them waits for the vCPU but stop(): a vCPU may at that moment wait
+// for the caller (EventLoop::call), so waiting for it would be the end of both.
 class VcpuThread {
   public:
     // On the vCPU's thread, once: the VM cannot go on. The thread is parked for good after it.
@@ -70,11 +70,11 @@ class VcpuThread {
 
     std::mutex mutex_;
     std::condition_variable changed_;
-    Order order_ = Order::park;               // guarded by mutex_
-    bool is_parked_ = true;                   // guarded by mutex_
-    bool ended_ = false;                      // guarded by mutex_
-    std::function<void()> on_parked_;         // guarded by mutex_
-    std::atomic<bool> kicked_ = false;        // the order has changed: leave the guest
+    Order order_ = Order::park;         // guarded by mutex_
+    bool is_parked_ = true;             // guarded by mutex_
+    bool ended_ = false;                // guarded by mutex_
+    std::function<void()> on_parked_;   // guarded by mutex_
+    std::atomic<bool> kicked_ = false;  // the order has changed: leave the guest
     std::atomic<uint64_t> first_exit_ns_ = 0;
     std::atomic<uint64_t> exits_ = 0;
     std::thread thread_;
