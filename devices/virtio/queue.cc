@@ -177,6 +177,12 @@ void Queue::unpop(DescriptorChain chain) {
     state_.next_available--;
 }
 
+uint16_t Queue::waiting() const {
+    if (!state_.ready || broken_)
+        return 0;
+    return static_cast<uint16_t>(load_available_index() - state_.next_available);
+}
+
 bool Queue::should_interrupt() {
     if (!state_.ready || state_.next_used == state_.signalled_used)
         return false;
@@ -197,16 +203,17 @@ void Queue::disable_kicks() {
         store<uint16_t>(used_, kRingFlags, kUsedNoNotify);
 }
 
-bool Queue::enable_kicks() {
+bool Queue::enable_kicks(uint16_t known) {
     if (!state_.ready || broken_)
         return false;
+    auto seen = static_cast<uint16_t>(state_.next_available + known);
     if (event_index_)
-        store<uint16_t>(used_, kRingEntries + 8 * size_t{state_.size}, state_.next_available);
+        store<uint16_t>(used_, kRingEntries + 8 * size_t{state_.size}, seen);
     else
         store<uint16_t>(used_, kRingFlags, 0);
     // The wish must be visible before we look for what came meanwhile (§2.7.9.1).
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return load_available_index() != state_.next_available;
+    return load_available_index() != seen;
 }
 
 }  // namespace spore

@@ -65,6 +65,22 @@ static_assert(kVsockConnectionsMax < kRingFiles);
 // Credit that the host end gives the guest for one connection: what may wait in the VMM's memory
 // for a host program that does not read.
 inline constexpr uint32_t kVsockBufferBytes = 256 * kKiB;
+// Payload of one packet to the guest, and of one turn of a connection among the others: what Linux
+// puts into one packet itself, so that a turn is short and a system call still well used.
+inline constexpr uint32_t kVsockTurnBytes = 64 * kKiB;
+static_assert(kVsockTurnBytes <= kVsockBufferBytes);
+// Host programs that have connected and not said yet where to. More wait in the listener's backlog.
+inline constexpr uint32_t kVsockClientsMax = 64;
+static_assert(kVsockConnectionsMax + kVsockClientsMax < kRingFiles);
+// "CONNECT 4294967295\n" and some room for a carriage return.
+inline constexpr uint32_t kVsockLineBytesMax = 32;
+// How long such a program may take to say it, and a guest to answer: far above what either needs on
+// a loaded host, and low enough that a client learns of a guest that hangs.
+inline constexpr uint32_t kVsockLineLimitMs = 10'000;
+inline constexpr uint32_t kVsockAnswerLimitMs = 30'000;
+// Resets that wait for rx buffers, for packets that belong to no connection; while so many wait
+// nothing is taken from the tx queue.
+inline constexpr uint32_t kVsockResetsMax = 256;
 
 // One frame between host and agent, and between spore and spore-vmm: above the largest chunk of
 // streamed data (kFrameChunkBytes) and an environment of 128 KiB, below what would hurt to buffer.

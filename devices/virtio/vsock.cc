@@ -1,0 +1,261 @@
+// The vsock device's life, and the pump: all work on its queues, in batches.
+
+#include "devices/virtio/vsock.h"
+
+#include <linux/virtio_ids.h>
+
+#include <algorithm>
+
+namespace spore {
+
+namespace {
+constexpr uint16_t kQueueSizes[] = {limits::kQueueSizeMax, limits::kQueueSizeMax, 64};
+constexpr unsigned kFeatureStream = 0;  // virtio 1.2 §5.10.3: VIRTIO_VSOCK_F_STREAM
+}  // namespace
+
+Result<std::unique_ptr<VsockDevice>> VsockDevice::create(const VsockConfig& config,
+                                                         const GuestMemory& memory,
+                                                         EventLoop& loop) {
+    if (!is_guest(config.guest_cid))
+        return fail(Code::invalid_argument,
+                    "vsock CID " + std::to_string(static_cast<uint64_t>(config.guest_cid)) +
+                        ": a guest's is 3 to 4294967294");
+    auto listener = TRY(VsockListener::create(config.uds_path, loop));
+    return std::unique_ptr<VsockDevice>(new VsockDevice(config, std::move(listener), memory, loop));
+}
+
+VsockDevice::VsockDevice(const VsockConfig& config, VsockListener listener,
+                         const GuestMemory& memory, EventLoop& loop)
+    : VirtioDevice(VIRTIO_ID_VSOCK, memory, loop, kQueueSizes),
+      guest_cid_(config.guest_cid),
+      config_(config),
+      listener_(std::move(listener)),
+      rx_(queues()[kRxQueue]),
+      listener_wait_([this](int32_t) {
+          if (active())
+              accept_clients();
+          end_request();
+      }),
+      timer_([this](int32_t result) {
+          if (active() && result == -ETIME)
+              expire();
+          end_request();
+      }),
+      go_on_([this](int32_t) {
+          if (active())
+              schedule_pump();
+          end_request();
+      }) {}
+
+VsockDevice::~VsockDevice() = default;
+
+uint64_t VsockDevice::device_features() const {
+    return uint64_t{1} << kFeatureStream;
+}
+
+void VsockDevice::read_config(uint32_t offset, std::span<std::byte> bytes) const {
+    virtio_vsock_config config = {.guest_cid = static_cast<uint64_t>(guest_cid_)};
+    std::ranges::fill(bytes, std::byte{0});
+    auto from = std::as_bytes(std::span(&config, 1));
+    if (offset < from.size())
+        std::ranges::copy(from.subspan(offset, std::min(bytes.size(), from.size() - offset)),
+                          bytes.begin());
+}
+
+size_t VsockDevice::buffered_bytes() const {
+    size_t total = 0;
+    for (const auto& [key, connection] : connections_)
+        total += connection->buffer.size();
+    return total;
+}
+
+void VsockDevice::process() {
+    pump();
+}
+
+// Everything that the queues and the connections have to do at this moment; then one interrupt for
+// each queue. Whatever ends here for want of something has been arranged to come back: by a kick
+// (buffers, packets), by a wait in the ring (sockets), or by going on soon (the pass was full).
+void VsockDevice::pump() {
+    serve_event_queue();
+    bool more = false;
+    for (bool again = true; again && !failed();) {
+        more = serve_tx();
+        if (!failed())
+            more |= serve_rx();
+        // A tx queue that was left alone because too many resets waited: have they gone?
+        again =
+            !more && queues()[kTxQueue].waiting() > 0 && resets_.size() < limits::kVsockResetsMax;
+    }
+    rx_.give_back(failed());
+    for (uint16_t queue : {kRxQueue, kTxQueue, kEventQueue})
+        notify_used(queue);
+    if (failed())
+        drop_everything();  // nothing will reach the guest until it resets the device
+    sweep();
+    if (more && !failed())
+        go_on_soon();
+}
+
+// Runs the pump when all completions at hand are through, so that they make one batch.
+void VsockDevice::schedule_pump() {
+    if (pump_scheduled_)
+        return;
+    pump_scheduled_ = true;
+    begin_request();
+    loop_.defer([this] {
+        pump_scheduled_ = false;
+        if (active() && !failed())
+            pump();
+        else
+            sweep();
+        end_request();
+    });
+}
+
+// Comes back to the pump after others on the loop had their turn.
+void VsockDevice::go_on_soon() {
+    if (go_on_.in_flight())
+        return;
+    begin_request();
+    loop_.timeout(go_on_, std::chrono::nanoseconds(0));
+}
+
+// Deletes what is done with, where nothing refers to it any more.
+void VsockDevice::sweep() {
+    if (!dead_.empty()) {
+        std::erase_if(ready_, [](Connection* c) { return c->phase == Phase::dead; });
+        dead_.clear();
+    }
+    std::erase_if(closed_, [](const auto& socket) { return socket->idle(); });
+}
+
+void VsockDevice::start_io() {
+    // Nobody could be quick while the machine stood still: the limits begin anew.
+    auto now = Clock::now();
+    for (auto& client : clients_) {
+        client->deadline = now + config_.line_limit;
+        arm(*client);
+    }
+    std::vector<Connection*> all;
+    for (auto& [key, connection] : connections_)
+        all.push_back(connection.get());
+    for (Connection* connection : all) {
+        connection->deadline = now + config_.answer_limit;
+        settle(*connection);  // may take it out of the table
+    }
+    arm_listener();
+    arm_timer();
+}
+
+void VsockDevice::stop_io() {
+    for (Operation* operation : {&listener_wait_, &timer_, &go_on_})
+        loop_.cancel(*operation);
+    auto cancel = [&](VsockSocket* socket) {
+        if (socket == nullptr)
+            return;
+        loop_.cancel(socket->readable_wait);
+        loop_.cancel(socket->writable_wait);
+    };
+    for (auto& client : clients_)
+        cancel(client->socket.get());
+    for (auto& [key, connection] : connections_)
+        cancel(connection->socket.get());
+}
+
+void VsockDevice::on_reset() {
+    drop_everything();
+    sweep();
+    reset_due_ = reset_unread_ = false;
+    accept_failed_ = false;
+}
+
+void VsockDevice::drop_everything() {
+    drop_connections(true);
+    while (!clients_.empty())
+        remove(*clients_.back());
+    resets_.clear();
+}
+
+void VsockDevice::announce_reset() {
+    drop_connections(false);
+    resets_.clear();  // they answer packets of connections that end anyway
+    if (!queues()[kEventQueue].ready())
+        return;  // no driver: nobody has any connection
+    reset_due_ = reset_unread_ = true;
+    if (active() && !failed())
+        schedule_pump();
+    else
+        sweep();
+}
+
+void VsockDevice::serve_event_queue() {
+    Queue& events = queues()[kEventQueue];
+    while (reset_unread_) {
+        uint16_t waiting = events.waiting();
+        if (reset_due_ && waiting > 0) {
+            auto chain = events.pop();
+            if (!chain) {
+                device_error(chain.error());
+                return;
+            }
+            virtio_vsock_event event = {.id = VIRTIO_VSOCK_EVENT_TRANSPORT_RESET};
+            bool fits = (*chain)->write(event).has_value();
+            events.push(std::move(**chain), fits ? sizeof(event) : 0);
+            if (fits)
+                reset_waiting_ = waiting;
+            else
+                vsock_counters_.bad_buffers++;
+            reset_due_ = !fits;
+        } else if (!reset_due_ && waiting >= reset_waiting_) {
+            reset_unread_ = false;  // the driver gives the buffer back when it is done (§5.10.6.7)
+        } else if (!events.enable_kicks(waiting)) {
+            return;
+        }
+    }
+    events.disable_kicks();
+}
+
+VsockState VsockDevice::save() const {
+    VsockState state{guest_cid_, next_host_port_, {}};
+    for (const auto& [key, connection] : connections_) {
+        if (connection->phase == Phase::established)
+            state.connections.push_back({connection->ports, connection->credit,
+                                         connection->guest_shut, connection->host_shut,
+                                         static_cast<uint32_t>(connection->buffer.size())});
+    }
+    std::ranges::sort(state.connections, {}, [](const auto& c) { return c.ports.key(); });
+    return state;
+}
+
+Status VsockDevice::restore(const VsockState& state) {
+    auto corrupt = [](const char* what, uint64_t value) {
+        return fail(Code::corrupt, std::string("vsock state: ") + what + " " +
+                                       std::to_string(value) + " is out of range");
+    };
+    if (!is_guest(state.guest_cid))
+        return corrupt("guest CID", static_cast<uint64_t>(state.guest_cid));
+    if (state.next_host_port < kHostPortFirst || state.next_host_port > kHostPortLast)
+        return corrupt("next host port", state.next_host_port);
+    if (state.connections.size() > limits::kVsockConnectionsMax)
+        return corrupt("number of connections", state.connections.size());
+    const VsockConnectionState* previous = nullptr;
+    for (const VsockConnectionState& connection : state.connections) {
+        const VsockCredit& credit = connection.credit;
+        if (previous != nullptr && connection.ports.key() <= previous->ports.key())
+            return corrupt("order of connections, host port", connection.ports.host);
+        if ((connection.guest_shut | connection.host_shut) >
+            VIRTIO_VSOCK_SHUTDOWN_RCV + VIRTIO_VSOCK_SHUTDOWN_SEND)
+            return corrupt("shutdown flags", connection.guest_shut | connection.host_shut);
+        if (credit.received - credit.forwarded != connection.buffered_bytes ||
+            credit.received - credit.published > limits::kVsockBufferBytes ||
+            credit.forwarded - credit.published > limits::kVsockBufferBytes)
+            return corrupt("bytes received of host port", connection.ports.host);
+        previous = &connection;
+    }
+    guest_cid_ = state.guest_cid;
+    next_host_port_ = state.next_host_port;
+    return {};
+}
+
+}  // namespace spore

@@ -1,0 +1,242 @@
+// What the vsock device waits for in the ring: sockets, the listener and its clients' lines, time.
+// UNTRUSTED: a client's line is the host program's; it is bounded and parsed here.
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <string_view>
+
+#include "devices/virtio/vsock.h"
+
+namespace spore {
+
+namespace {
+
+// The port of "CONNECT <port>\n"; nothing if `line` is anything else.
+std::optional<uint32_t> parse_line(std::string_view line) {
+    constexpr std::string_view kVerb = "CONNECT ";
+    if (!line.starts_with(kVerb) || !line.ends_with('\n'))
+        return std::nullopt;
+    line.remove_prefix(kVerb.size());
+    line.remove_suffix(1);
+    if (line.ends_with('\r'))
+        line.remove_suffix(1);
+    uint32_t port = 0;
+    auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), port);
+    constexpr uint32_t kAnyPort = 0xffff'ffff;  // VMADDR_PORT_ANY: nobody's address
+    if (error != std::errc() || end != line.data() + line.size() || port == kAnyPort)
+        return std::nullopt;
+    return port;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<VsockSocket>> VsockDevice::make_socket(UniqueFd fd) {
+    auto file = loop_.add_file(std::move(fd));
+    if (!file) {
+        counters_.host_errors++;
+        return std::unexpected(std::move(file).error());
+    }
+    return std::make_unique<VsockSocket>(
+        std::move(*file),
+        [this](VsockSocket& socket, int32_t result) { on_readable(socket, result); },
+        [this](VsockSocket& socket, int32_t result) { on_writable(socket, result); });
+}
+
+// Has the ring wait for whatever `connection` needs of its socket next.
+void VsockDevice::arm(Connection& connection) {
+    if (!active() || !connection.socket)
+        return;
+    VsockSocket& socket = *connection.socket;
+    if (connection.phase == Phase::greeting) {
+        wait_readable(socket, POLLIN);
+    } else if (connection.phase == Phase::requested) {
+        wait_readable(socket, 0);  // the end only: what it sends meanwhile can wait
+    } else if (connection.phase == Phase::established) {
+        if (!connection.reads_host())
+            wait_readable(socket, 0);
+        else if (!connection.readable)
+            wait_readable(socket, POLLIN);
+    }
+    if (connection.phase != Phase::greeting && !connection.buffer.empty() &&
+        !socket.writable_wait.in_flight()) {
+        begin_request();
+        loop_.poll(socket.writable_wait, socket.file, POLLOUT);
+    }
+}
+
+void VsockDevice::wait_readable(VsockSocket& socket, uint32_t events) {
+    if (socket.readable_wait.in_flight()) {
+        if (socket.readable_events != events)
+            loop_.cancel(socket.readable_wait);  // its end arms it anew
+        return;
+    }
+    socket.readable_events = events;
+    begin_request();
+    loop_.poll(socket.readable_wait, socket.file, events);
+}
+
+void VsockDevice::on_readable(VsockSocket& socket, int32_t result) {
+    Connection* connection = socket.owner;
+    if (connection != nullptr) {
+        if (result > 0 && ((socket.readable_events & POLLIN) != 0 || connection->reads_host())) {
+            connection->readable = true;  // perhaps only the end: recv tells
+        } else if (result > 0 && active()) {
+            // The host program closed its end.
+            if (connection->phase == Phase::requested) {
+                reset_connection(*connection);
+            } else {
+                connection->host_shut |= VIRTIO_VSOCK_SHUTDOWN_SEND;
+                host_stopped_reading(*connection);
+            }
+        } else if (result < 0 && result != -ECANCELED) {
+            counters_.host_errors++;
+            if (active())
+                connection->phase == Phase::greeting ? reject(*connection)
+                                                     : reset_connection(*connection);
+        }
+        if (active() && connection->phase == Phase::greeting)
+            read_line(*connection);
+        else if (active())
+            settle(*connection);
+    }
+    schedule_pump();
+    end_request();
+}
+
+void VsockDevice::on_writable(VsockSocket& socket, int32_t) {
+    Connection* connection = socket.owner;
+    if (connection != nullptr && active()) {
+        flush(*connection);
+        settle(*connection);
+    }
+    schedule_pump();
+    end_request();
+}
+
+void VsockDevice::arm_listener() {
+    if (!active() || failed() || accept_failed_ || listener_wait_.in_flight() ||
+        clients_.size() >= limits::kVsockClientsMax)
+        return;
+    begin_request();
+    loop_.poll(listener_wait_, listener_.file(), POLLIN);
+}
+
+void VsockDevice::accept_clients() {
+    while (clients_.size() < limits::kVsockClientsMax) {
+        auto fd = listener_.accept();
+        if (fd && !*fd)
+            break;
+        auto socket = fd ? make_socket(std::move(*fd)) : std::unexpected(std::move(fd).error());
+        if (!socket) {  // no descriptors left: others wait in the backlog until some may be
+            counters_.host_errors++;
+            accept_failed_ = true;
+            break;
+        }
+        auto client = std::make_unique<Connection>();
+        client->socket = std::move(*socket);
+        client->socket->owner = client.get();
+        client->says_ok = true;
+        client->deadline = Clock::now() + config_.line_limit;
+        arm(*client);
+        clients_.push_back(std::move(client));
+    }
+    arm_listener();
+    arm_timer();
+}
+
+void VsockDevice::read_line(Connection& client) {
+    char bytes[limits::kVsockLineBytesMax];
+    int fd = client.socket->file.fd();
+    size_t room = sizeof(bytes) - client.buffer.size();
+    // What follows the line is the connection's data and stays in the socket.
+    ssize_t peeked = ::recv(fd, bytes, room, MSG_PEEK | MSG_DONTWAIT);
+    if (peeked < 0 && (errno == EAGAIN || errno == EINTR)) {
+        arm(client);
+        return;
+    }
+    if (peeked <= 0) {
+        reject(client);
+        return;
+    }
+    std::string_view seen(bytes, static_cast<size_t>(peeked));
+    size_t end = seen.find('\n');
+    bool complete = end != seen.npos;
+    iovec line = {bytes, complete ? end + 1 : seen.size()};
+    if (::recv(fd, bytes, line.iov_len, MSG_DONTWAIT) != static_cast<ssize_t>(line.iov_len)) {
+        reject(client);
+        return;
+    }
+    client.buffer.append(std::span(&line, 1), 0, line.iov_len);
+    auto all = client.buffer.front();
+    if (!complete && all.size() < limits::kVsockLineBytesMax) {
+        arm(client);
+        return;
+    }
+    auto port = parse_line({reinterpret_cast<const char*>(all.data()), all.size()});
+    if (!port || failed()) {
+        reject(client);
+        return;
+    }
+    if (!room_for_one_more()) {
+        vsock_counters_.refused++;
+        remove(client);
+        return;
+    }
+    client.buffer.clear();
+    client.readable = false;
+    auto found = std::ranges::find(clients_, &client, &std::unique_ptr<Connection>::get);
+    auto connection = std::move(*found);
+    clients_.erase(found);
+    arm_listener();
+    request(std::move(connection), *port);
+}
+
+void VsockDevice::reject(Connection& client) {
+    vsock_counters_.clients_rejected++;
+    remove(client);
+}
+
+// The timer ticks while there is something that may take too long; a limit may pass by a quarter.
+void VsockDevice::arm_timer() {
+    if (!active() || timer_.in_flight())
+        return;
+    begin_request();
+    loop_.timeout(timer_, std::min(config_.line_limit, config_.answer_limit) / 4);
+}
+
+void VsockDevice::expire() {
+    auto now = Clock::now();
+    std::vector<Connection*> late;
+    bool more = false;
+    auto look = [&](Connection* connection) {
+        if (connection->phase != Phase::greeting && connection->phase != Phase::requested)
+            return;
+        if (connection->deadline <= now)
+            late.push_back(connection);
+        else
+            more = true;
+    };
+    for (auto& client : clients_)
+        look(client.get());
+    for (auto& [key, connection] : connections_)
+        look(connection.get());
+    for (Connection* connection : late) {
+        if (connection->phase == Phase::greeting) {
+            reject(*connection);
+        } else {
+            vsock_counters_.refused++;
+            reset_connection(*connection);
+        }
+    }
+    accept_failed_ = false;
+    arm_listener();
+    if (more)
+        arm_timer();
+    schedule_pump();
+}
+
+}  // namespace spore
