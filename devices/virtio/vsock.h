@@ -140,6 +140,7 @@ class VsockDevice final : public VirtioDevice {
     void reset_connection(Connection& connection);
     void close_socket(Connection& connection);
     void host_stopped_reading(Connection& connection);
+    void host_closed(Connection& connection);
     void flush(Connection& connection);
     void settle(Connection& connection);
     void drop_connections(bool also_unsent);
@@ -149,7 +150,6 @@ class VsockDevice final : public VirtioDevice {
     // vsock_waits.cc: what the ring waits for.
     Result<std::unique_ptr<VsockSocket>> make_socket(UniqueFd fd);
     void arm(Connection& connection);
-    void wait_readable(VsockSocket& socket, uint32_t events);
     void on_readable(VsockSocket& socket, int32_t result);
     void on_writable(VsockSocket& socket, int32_t result);
     void arm_listener();

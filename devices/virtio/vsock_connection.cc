@@ -1,10 +1,17 @@
 #include "devices/virtio/vsock_connection.h"
 
+#include <poll.h>
+
 #include <cassert>
 
 #include "devices/virtio/descriptor_chain.h"
 
 namespace spore {
+
+bool VsockSocket::hung_up() const {
+    pollfd wait = {.fd = file.fd(), .events = 0, .revents = 0};  // POLLHUP comes without asking
+    return ::poll(&wait, 1, 0) == 1;
+}
 
 void VsockBuffer::append(std::span<const iovec> pieces, size_t offset, size_t size) {
     if (head_ > 0 && head_ >= bytes_.size() / 2) {  // at most one move for each byte on average

@@ -27,11 +27,12 @@ struct VsockSocket {
           readable_wait([this, on_readable](int32_t result) { on_readable(*this, result); }),
           writable_wait([this, on_writable](int32_t result) { on_writable(*this, result); }) {}
 
+    // Whether the host program has closed its end for good.
+    bool hung_up() const;
     bool idle() const { return !readable_wait.in_flight() && !writable_wait.in_flight(); }
 
     RingFile file;
     VsockConnection* owner = nullptr;  // null once it has been given up
-    uint32_t readable_events = 0;  // what readable_wait waits for: POLLIN, or 0 for hang-up only
     Operation readable_wait;
     Operation writable_wait;
 };
@@ -81,6 +82,12 @@ class VsockConnection {
                (guest_shut & VIRTIO_VSOCK_SHUTDOWN_RCV) == 0;
     }
     bool has_data() const { return readable && reads_host() && credit.room() > 0; }
+    // Whether nothing but a look now and then tells that the host program has gone: the ring
+    // reports a half-closed socket as it does a closed one.
+    bool needs_watching() const {
+        return phase == Phase::requested || (phase == Phase::established && !reads_host() &&
+                                             (host_shut & VIRTIO_VSOCK_SHUTDOWN_RCV) == 0);
+    }
     bool wants_rx() const { return pending != 0 || has_data(); }
 
     Phase phase = Phase::greeting;

@@ -1,8 +1,8 @@
 // Vsock connections from phase to phase: in, shut down by halves, and out.
 
-#include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cassert>
 
 #include "devices/virtio/vsock.h"
@@ -11,12 +11,6 @@ namespace spore {
 
 namespace {
 constexpr uint8_t kShutBoth = VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND;
-
-// Whether the host program has closed its end for good.
-bool hung_up(int fd) {
-    pollfd wait = {.fd = fd, .events = 0, .revents = 0};
-    return ::poll(&wait, 1, 0) == 1;
-}
 }  // namespace
 
 VsockDevice::Connection* VsockDevice::find(VsockPorts ports) {
@@ -112,8 +106,19 @@ void VsockDevice::host_end_of_stream(Connection& connection) {
     connection.readable = false;
     connection.host_shut |= VIRTIO_VSOCK_SHUTDOWN_SEND;
     connection.pending |= Connection::kShutdown;
-    if (hung_up(connection.socket->file.fd()))
+    if (connection.socket->hung_up())
         host_stopped_reading(connection);
+    settle(connection);
+}
+
+// The host program closed its end for good.
+void VsockDevice::host_closed(Connection& connection) {
+    if (connection.phase == Phase::requested) {
+        reset_connection(connection);
+        return;
+    }
+    connection.host_shut |= VIRTIO_VSOCK_SHUTDOWN_SEND;
+    host_stopped_reading(connection);
     settle(connection);
 }
 
@@ -152,6 +157,11 @@ void VsockDevice::settle(Connection& connection) {
             !connection.write_shut) {
             ::shutdown(connection.socket->file.fd(), SHUT_WR);
             connection.write_shut = true;
+        }
+        // Everything has been said on both sides.
+        if ((connection.host_shut & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0 && connection.write_shut) {
+            connection.host_shut = kShutBoth;
+            connection.pending |= Connection::kShutdown;
         }
         if (connection.host_shut == kShutBoth) {
             close_socket(connection);

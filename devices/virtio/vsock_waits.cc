@@ -51,53 +51,27 @@ void VsockDevice::arm(Connection& connection) {
     if (!active() || !connection.socket)
         return;
     VsockSocket& socket = *connection.socket;
-    if (connection.phase == Phase::greeting) {
-        wait_readable(socket, POLLIN);
-    } else if (connection.phase == Phase::requested) {
-        wait_readable(socket, 0);  // the end only: what it sends meanwhile can wait
-    } else if (connection.phase == Phase::established) {
-        if (!connection.reads_host())
-            wait_readable(socket, 0);
-        else if (!connection.readable)
-            wait_readable(socket, POLLIN);
+    bool reads =
+        connection.phase == Phase::greeting || (connection.reads_host() && !connection.readable);
+    if (reads && !socket.readable_wait.in_flight()) {
+        begin_request();
+        loop_.poll(socket.readable_wait, socket.file, POLLIN);
     }
     if (connection.phase != Phase::greeting && !connection.buffer.empty() &&
         !socket.writable_wait.in_flight()) {
         begin_request();
         loop_.poll(socket.writable_wait, socket.file, POLLOUT);
     }
-}
-
-void VsockDevice::wait_readable(VsockSocket& socket, uint32_t events) {
-    if (socket.readable_wait.in_flight()) {
-        if (socket.readable_events != events)
-            loop_.cancel(socket.readable_wait);  // its end arms it anew
-        return;
-    }
-    socket.readable_events = events;
-    begin_request();
-    loop_.poll(socket.readable_wait, socket.file, events);
+    if (connection.needs_watching())
+        arm_timer();
 }
 
 void VsockDevice::on_readable(VsockSocket& socket, int32_t result) {
     Connection* connection = socket.owner;
     if (connection != nullptr) {
-        if (result > 0 && ((socket.readable_events & POLLIN) != 0 || connection->reads_host())) {
-            connection->readable = true;  // perhaps only the end: recv tells
-        } else if (result > 0 && active()) {
-            // The host program closed its end.
-            if (connection->phase == Phase::requested) {
-                reset_connection(*connection);
-            } else {
-                connection->host_shut |= VIRTIO_VSOCK_SHUTDOWN_SEND;
-                host_stopped_reading(*connection);
-            }
-        } else if (result < 0 && result != -ECANCELED) {
+        connection->readable |= result > 0;  // perhaps only the end or an error: recv tells
+        if (result < 0 && result != -ECANCELED)
             counters_.host_errors++;
-            if (active())
-                connection->phase == Phase::greeting ? reject(*connection)
-                                                     : reset_connection(*connection);
-        }
         if (active() && connection->phase == Phase::greeting)
             read_line(*connection);
         else if (active())
@@ -200,25 +174,28 @@ void VsockDevice::reject(Connection& client) {
     remove(client);
 }
 
-// The timer ticks while there is something that may take too long; a limit may pass by a quarter.
+// The timer ticks while there is something to look after; limits may pass by a tick.
 void VsockDevice::arm_timer() {
     if (!active() || timer_.in_flight())
         return;
     begin_request();
-    loop_.timeout(timer_, std::min(config_.line_limit, config_.answer_limit) / 4);
+    loop_.timeout(timer_, std::min({config_.line_limit / 4, config_.answer_limit / 4,
+                                    std::chrono::milliseconds(1000)}));
 }
 
 void VsockDevice::expire() {
     auto now = Clock::now();
-    std::vector<Connection*> late;
+    std::vector<Connection*> late, gone;
     bool more = false;
     auto look = [&](Connection* connection) {
-        if (connection->phase != Phase::greeting && connection->phase != Phase::requested)
-            return;
-        if (connection->deadline <= now)
+        bool limited =
+            connection->phase == Phase::greeting || connection->phase == Phase::requested;
+        if (limited && connection->deadline <= now)
             late.push_back(connection);
+        else if (connection->needs_watching() && connection->socket->hung_up())
+            gone.push_back(connection);
         else
-            more = true;
+            more |= limited || connection->needs_watching();
     };
     for (auto& client : clients_)
         look(client.get());
@@ -232,6 +209,8 @@ void VsockDevice::expire() {
             reset_connection(*connection);
         }
     }
+    for (Connection* connection : gone)
+        host_closed(*connection);
     accept_failed_ = false;
     arm_listener();
     if (more)
