@@ -40,11 +40,6 @@ VsockDevice::VsockDevice(const VsockConfig& config, VsockListener listener,
           if (active() && result == -ETIME)
               expire();
           end_request();
-      }),
-      go_on_([this](int32_t) {
-          if (active())
-              schedule_pump();
-          end_request();
       }) {}
 
 VsockDevice::~VsockDevice() = default;
@@ -75,7 +70,7 @@ void VsockDevice::process() {
 
 // Everything that the queues and the connections have to do at this moment; then one interrupt for
 // each queue. Whatever ends here for want of something has been arranged to come back: by a kick
-// (buffers, packets), by a wait in the ring (sockets), or by going on soon (the pass was full).
+// (buffers, packets), by a wait in the ring (sockets), or by another pass soon (this one was full).
 void VsockDevice::pump() {
     serve_event_queue();
     bool more = false;
@@ -94,10 +89,11 @@ void VsockDevice::pump() {
         drop_everything();  // nothing will reach the guest until it resets the device
     sweep();
     if (more && !failed())
-        go_on_soon();
+        schedule_pump();
 }
 
-// Runs the pump when all completions at hand are through, so that they make one batch.
+// Runs the pump when all completions at hand are through, so that they make one batch, and when
+// others on the loop had their turn.
 void VsockDevice::schedule_pump() {
     if (pump_scheduled_)
         return;
@@ -111,14 +107,6 @@ void VsockDevice::schedule_pump() {
             sweep();
         end_request();
     });
-}
-
-// Comes back to the pump after others on the loop had their turn.
-void VsockDevice::go_on_soon() {
-    if (go_on_.in_flight())
-        return;
-    begin_request();
-    loop_.timeout(go_on_, std::chrono::nanoseconds(0));
 }
 
 // Deletes what is done with, where nothing refers to it any more.
@@ -149,7 +137,7 @@ void VsockDevice::start_io() {
 }
 
 void VsockDevice::stop_io() {
-    for (Operation* operation : {&listener_wait_, &timer_, &go_on_})
+    for (Operation* operation : {&listener_wait_, &timer_})
         loop_.cancel(*operation);
     auto cancel = [&](VsockSocket* socket) {
         if (socket == nullptr)

@@ -102,7 +102,6 @@ class VsockDevice final : public VirtioDevice {
     // vsock.cc: the pump, which does all work on the queues in batches.
     void pump();
     void schedule_pump();
-    void go_on_soon();
     void sweep();
     void serve_event_queue();
     void drop_everything();
@@ -182,7 +181,6 @@ class VsockDevice final : public VirtioDevice {
 
     Operation listener_wait_;
     Operation timer_;
-    Operation go_on_;
 };
 
 }  // namespace spore
