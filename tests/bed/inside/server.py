@@ -25,6 +25,7 @@ CLONE_NEWNET = 0x40000000
 GUEST_ADDRESS = "10.0.2.15"
 MAX_BACKLOG = 4 * wire.CHUNK  # output the client has not taken yet: no more is read from the command
 LAST_OUTPUT_S = 0.25  # after the command ended: how long a silent, still open pipe is waited for
+GUARD_S = 0.5  # between looks at the inode count: it grows by up to 5000 a second
 KILL_GRACE_S = 2.0  # between SIGTERM and the end of the command's cgroup
 TREE_TIMEOUT_S = 0.1  # the tree's share trusts what it looked up for this long: outside/keeper.py
 libc = ctypes.CDLL(None, use_errno=True)
@@ -72,6 +73,23 @@ def see_fresh_files():
     begin = time.monotonic()
     write_file("/proc/sys/vm/drop_caches", "2\n")  # 2: names and inodes
     time.sleep(max(0.0, TREE_TIMEOUT_S - (time.monotonic() - begin)))
+
+
+def guard_file_limit(limit):
+    """virtiofsd holds a descriptor for every inode this kernel remembers, and where root may not raise
+    its limit (20000, say) a walk over /usr would end in EMFILE: unused ones are forgotten in time."""
+    def inodes():
+        with open("/proc/sys/fs/inode-nr", encoding="ascii") as file:
+            return int(file.read().split()[0])
+
+    least = inodes()
+    while True:
+        time.sleep(GUARD_S)
+        now = inodes()
+        least = min(least, now)
+        if now - least > limit // 2:
+            write_file("/proc/sys/vm/drop_caches", "2\n")
+            least = inodes()
 
 
 def remove_empty_cgroups():
@@ -336,6 +354,8 @@ def main():
     listener = listen(config["guest_port"])
     write_file("/proc/sys/vm/drop_caches", "4\n")  # 4: do not log it every time
     signal.signal(signal.SIGCHLD, reap)
+    if config["file_limit"] < 1000000 and os.fork() == 0:
+        guard_file_limit(config["file_limit"])
     console("ready")
     while True:
         connection, _ = listener.accept()

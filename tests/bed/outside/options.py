@@ -58,6 +58,8 @@ def home_directory():
 
 def boot(slot, options):
     """Boots the slot's bed; the caller holds its lock and knows that it is down."""
+    if os.environ.get("SPORE_BED"):
+        raise BedError("this is the inside of a bed already (SPORE_BED is set)")
     if os.geteuid() != 0:
         raise BedError("virtiofsd needs root to serve the host's file tree: run it as root")
     found = kernel.find(TREE)
