@@ -152,6 +152,11 @@ Status Queue::append(DescriptorChain& chain, const VirtqDescriptor& descriptor,
 }
 
 void Queue::push(DescriptorChain chain, uint32_t written) {
+    stage(std::move(chain), written);
+    publish();
+}
+
+void Queue::stage(DescriptorChain chain, uint32_t written) {
     assert(chain.held_);
     assert(written <= chain.writable_bytes_);
     chain.held_ = false;
@@ -167,7 +172,12 @@ void Queue::push(DescriptorChain chain, uint32_t written) {
     store<uint32_t>(used_, kRingEntries + 8 * slot, chain.head_);
     store<uint32_t>(used_, kRingEntries + 8 * slot + 4, written);
     state_.next_used++;
-    // Release: the element, and the data of the request, before the index that announces them.
+}
+
+void Queue::publish() {
+    if (!state_.ready)
+        return;
+    // Release: the elements, and the data of the requests, before the index that announces them.
     store<uint16_t>(used_, kRingIndex, state_.next_used, __ATOMIC_RELEASE);
 }
 

@@ -55,6 +55,10 @@ class Queue {
     // Gives `chain` back as used, `written` bytes of its writable part filled. Ordered and visible
     // to the driver at once (virtio 1.2 §2.7.8); follow a batch with should_interrupt().
     void push(DescriptorChain chain, uint32_t written);
+    // The two halves of push(): the driver sees what was staged when publish() is called, all at
+    // once (a packet over several buffers must appear so, virtio 1.2 §5.1.6.4).
+    void stage(DescriptorChain chain, uint32_t written);
+    void publish();
     // Puts back the chain that was popped last, as if it had not been.
     void unpop(DescriptorChain chain);
     // How many chains wait to be popped.

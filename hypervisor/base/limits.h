@@ -58,6 +58,13 @@ inline constexpr uint32_t kRingEntries = 512;
 // Files registered with the ring: disks, taps, doorbells, and one for every vsock connection.
 inline constexpr uint32_t kRingFiles = 2048;
 
+// One Ethernet frame to or from a guest: with segmentation offloads a 64 KiB IP packet and its link
+// header, VLAN tag included (virtio 1.2 §5.1.6.3.1 has buffers of 65562 bytes with the 12 of the
+// header).
+inline constexpr uint32_t kNetFrameBytesMax = 65550;
+// Frames that one device has given to the host and that are not gone yet.
+inline constexpr uint32_t kNetSendsMax = 64;
+
 // Connections of one guest over vsock, in both directions together: each costs the VMM a socket, a
 // slot among the ring's files and about 300 bytes; buffers are allocated only while data waits.
 inline constexpr uint32_t kVsockConnectionsMax = 1024;

@@ -88,7 +88,9 @@ class EventLoop {
     // --- Requests. Buffers (and the iovec arrays) stay valid until completion. `offset` is bytes
     // from the file's start, or kStream for what has no position.
     static constexpr uint64_t kStream = ~uint64_t{0};
-    void read(Operation& op, const RingFile& file, std::span<std::byte> buffer, uint64_t offset);
+    // `flags` are preadv2(2)'s: with RWF_NOWAIT it completes with -EAGAIN rather than wait.
+    void read(Operation& op, const RingFile& file, std::span<std::byte> buffer, uint64_t offset,
+              int flags = 0);
     void write(Operation& op, const RingFile& file, std::span<const std::byte> buffer,
                uint64_t offset);
     void readv(Operation& op, const RingFile& file, std::span<const iovec> buffers,

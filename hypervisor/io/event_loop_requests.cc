@@ -45,10 +45,11 @@ void EventLoop::arm_wake_up() {
 }
 
 void EventLoop::read(Operation& op, const RingFile& file, std::span<std::byte> buffer,
-                     uint64_t offset) {
+                     uint64_t offset, int flags) {
     io_uring_sqe* entry = begin(op, &file);
     io_uring_prep_read(entry, static_cast<int>(file.slot_), buffer.data(), size32(buffer.size()),
                        offset);
+    entry->rw_flags = flags;
     finish(entry, op);
 }
 
