@@ -61,6 +61,17 @@ int Vcpu::run() {
     return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
 }
 
+Result<bool> Vcpu::complete_access() {
+    run_page().immediate_exit = 1;
+    int error = run();
+    run_page().immediate_exit = 0;
+    if (error == EINTR || error == EAGAIN)
+        return true;
+    if (error != 0)
+        return fail_errno("KVM_RUN", error);
+    return false;
+}
+
 void Vcpu::mark_stopped() {
     ::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
 }

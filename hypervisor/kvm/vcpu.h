@@ -44,8 +44,15 @@ class Vcpu {
     Result<kvm_sregs> sregs() const;
     Status set_sregs(const kvm_sregs& sregs);
 
-    // KVM_RUN until the next exit: 0, or the errno: EINTR and EAGAIN are not failures.
+    // KVM_RUN until the next exit: 0, or the errno: EINTR and EAGAIN are not failures. Always on
+    // one thread: KVM waits for an RCU grace period (ms) when another one enters.
     int run();
+    // Lets KVM finish an access that it has exited for (the value into the register, the
+    // instruction stepped over), which it does at the next entry, without running the guest on.
+    // False: that led to another exit, which is to be handled before this is called again. Not
+    // while another thread may set immediate_exit (see VcpuThread), which is 0 afterwards. Errors:
+    // KVM_RUN's.
+    Result<bool> complete_access();
 
     // Everything; with no exit half done (see VcpuThread). `msr_indices`: Kvm::msr_indices().
     Result<VcpuState> save(const std::vector<uint32_t>& msr_indices) const;
