@@ -47,6 +47,7 @@ Status Command::start(const wire::Exec& request) {
     plan.stdin_fd = pipes.in.get();
     plan.stdout_fd = pipes.out.get();
     plan.stderr_fd = pipes.err.get();
+    plan.cgroup_fd = server_.guest().command_cgroup();
     const auto pid = spawn(plan);
     if (pid) {
         started(*pid, request);

@@ -1,6 +1,7 @@
 #include "agent/file.h"
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "hypervisor/base/unique_fd.h"
@@ -62,6 +63,17 @@ Status write_setting(const std::string& path, std::string_view content) {
         return fail_errno("open " + path);
     if (::write(fd.get(), content.data(), content.size()) < 0)
         return fail_errno("write " + path);
+    return {};
+}
+
+Status put_file(const std::string& path, std::string_view content) {
+    Status replaced = replace_file(path, content);
+    if (replaced || replaced.error().code != Code::permission_denied)
+        return replaced;
+    const std::string own = kOwnFiles + path.substr(path.rfind('/'));
+    TRY(replace_file(own, content));
+    if (::mount(own.c_str(), path.c_str(), nullptr, MS_BIND, nullptr) != 0)
+        return fail_errno("bind " + own + " over " + path);
     return {};
 }
 

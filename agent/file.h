@@ -14,6 +14,12 @@ Result<std::string> read_file(const std::string& path, size_t bytes_max = 1 << 2
 // Makes the file hold `content` in one step (a new file, moved over the old one); mode 0644.
 Status replace_file(const std::string& path, std::string_view content);
 
+// The agent's own files, in memory.
+inline constexpr const char* kOwnFiles = "/run/spore";
+
+// replace_file, and where the file system is read-only a file of kOwnFiles bound over `path`.
+Status put_file(const std::string& path, std::string_view content);
+
 // Writes into a file that exists, a setting in /proc or /sys usually, in one write(2).
 Status write_setting(const std::string& path, std::string_view content);
 

@@ -113,6 +113,7 @@ Status Guest::identify(const wire::Identity& identity) {
     TRY(system_.renew_boot_id());
     if (network)
         TRY(system_.configure_network(*network));
+    TRY(system_.thaw_commands());
     environment_ = std::move(environment);
     state_ = wire::State::ready;
     return {};
@@ -120,6 +121,7 @@ Status Guest::identify(const wire::Identity& identity) {
 
 Status Guest::prepare_snapshot() {
     state_ = wire::State::sealed;
+    TRY(system_.freeze_commands());
     return system_.sync_disks();
 }
 

@@ -10,8 +10,8 @@
 namespace spore {
 
 // What this guest is, and whether it may run anything. Fails closed: between prepare_snapshot and
-// an identify that has succeeded whole, nothing is started, in the machine that was snapshotted
-// and in every clone of it alike.
+// an identify that has succeeded whole, nothing is started and no command goes on, in the machine
+// that was snapshotted and in every clone of it alike.
 class Guest {
   public:
     explicit Guest(System& system) : system_(system) {}
@@ -26,7 +26,9 @@ class Guest {
     // Errors: invalid_argument, with nothing changed; or what a step failed with, and then the
     // agent is sealed.
     Status identify(const wire::Identity& identity);
+    // Seals, freezes the commands that run, and writes the disks back.
     Status prepare_snapshot();
+    int command_cgroup() const { return system_.command_cgroup(); }
     Status grow_root() { return system_.grow_root(); }
     Status allow_power_off() { return system_.allow_power_off(); }
 

@@ -9,39 +9,15 @@
 
 namespace spore {
 
-namespace {
-
-LogTarget log_target = LogTarget::standard_error;
-
-void write_line(int fd, const std::string& line) {
-    // A log that cannot be written has nobody left to tell.
-    [[maybe_unused]] const ssize_t written = ::write(fd, line.data(), line.size());
-}
-
-void log(const char* kernel_level, std::string_view message) {
+void log_line(std::string_view message) {
     std::string line = "spore-agent: ";
     line.append(message).append("\n");
-    if (log_target == LogTarget::kernel) {
-        if (UniqueFd kmsg(::open("/dev/kmsg", O_WRONLY | O_CLOEXEC)); kmsg) {
-            write_line(kmsg.get(), kernel_level + line);
-            return;
-        }
-    }
-    write_line(STDERR_FILENO, line);
-}
-
-}  // namespace
-
-void set_log_target(LogTarget target) {
-    log_target = target;
-}
-
-void log_notice(std::string_view message) {
-    log("<5>", message);
-}
-
-void log_error(std::string_view message) {
-    log("<3>", message);
+    if (::write(STDERR_FILENO, line.data(), line.size()) > 0)
+        return;
+    UniqueFd kmsg(::open("/dev/kmsg", O_WRONLY | O_CLOEXEC));
+    // A log that cannot be written has nobody left to tell.
+    if (kmsg)
+        (void)!::write(kmsg.get(), line.data(), line.size());
 }
 
 }  // namespace spore

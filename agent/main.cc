@@ -6,6 +6,8 @@
 #include <climits>
 #include <string_view>
 
+#include "agent/guest_system.h"
+#include "agent/init.h"
 #include "agent/log.h"
 #include "agent/server.h"
 #include "agent/version.h"
@@ -30,6 +32,25 @@ Status serve_detached(const std::string& path) {
     return server->run();
 }
 
+Status serve_guest() {
+    TRY(start_machine());
+    GuestSystem system;
+    if (const Status opened = system.open(); !opened)
+        log_line(opened.error().message);
+    auto server = TRY(Server::create(system));
+    TRY(server->listen_vsock(limits::kAgentPort));
+    log_line("ready");
+    return server->run();
+}
+
+// PID 1 never returns: the kernel would panic.
+[[noreturn]] void run_guest() {
+    const Status served = serve_guest();
+    if (!served)
+        log_line("fatal: " + served.error().message + "; power off");
+    power_off_machine();
+}
+
 int run(int argc, char** argv) {
     // Whoever started the agent may have left something open; no command is to find it.
     ::close_range(3, UINT_MAX, CLOSE_RANGE_CLOEXEC);
@@ -42,9 +63,12 @@ int run(int argc, char** argv) {
         const Status served = serve_detached(argv[2]);
         if (served)
             return 0;
-        log_error(served.error().message);
+        log_line(served.error().message);
         return exit_status(served.error().code);
     }
+    // The kernel hands its own unknown parameters to init.
+    if (::getpid() == 1)
+        run_guest();
     print(STDERR_FILENO, kUsage);
     return kUsageStatus;
 }

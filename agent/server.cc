@@ -196,7 +196,7 @@ void Server::sweep() {
         accept_paused_ = false;
     const bool room = !accept_paused_ && connections_.size() < limits::kAgentConnectionsMax;
     if (listener_ && !listener_.want(room ? kReadable : 0))
-        log_error("the listener cannot be watched any more");
+        log_line("the listener cannot be watched any more");
 }
 
 }  // namespace spore

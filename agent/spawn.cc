@@ -2,7 +2,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
-#include <sched.h>
+#include <linux/sched.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -68,6 +68,31 @@ void reset_oom_score() {
         (void)!::write(fd.get(), "0", 1);
 }
 
+std::optional<rlimit> descriptor_limit;  // of the commands; nothing: the agent's
+
+bool reset_limits() {
+    return !descriptor_limit || ::setrlimit(RLIMIT_NOFILE, &*descriptor_limit) == 0;
+}
+
+// clone3(2) of a child that shares the agent's memory, on a stack of its own, while the agent waits
+// (CLONE_VFORK). The C library has no function for it, and its clone cannot start in a control
+// group, while moving a process later costs an RCU grace period. Negative: -errno.
+long clone_onto_stack(clone_args& arguments, int (*run)(void*), void* argument) {
+    long result = SYS_clone3;
+    asm volatile(
+        "syscall\n\t"
+        "test %%rax, %%rax\n\t"
+        "jnz 1f\n\t"
+        "mov %[argument], %%rdi\n\t"
+        "call *%[run]\n\t"
+        "hlt\n"
+        "1:"
+        : "+a"(result)
+        : "D"(&arguments), "S"(sizeof(arguments)), [run] "r"(run), [argument] "r"(argument)
+        : "rcx", "r11", "memory", "cc");
+    return result;
+}
+
 bool set_streams(const SpawnPlan& plan) {
     return ::dup2(plan.stdin_fd, STDIN_FILENO) >= 0 && ::dup2(plan.stdout_fd, STDOUT_FILENO) >= 0 &&
            ::dup2(plan.stderr_fd, STDERR_FILENO) >= 0;
@@ -102,7 +127,7 @@ int run_child(void* argument) {
     const SpawnPlan& plan = *child.plan;
     using Step = SpawnFailure::Step;
     const auto stop = [&child](Step step) { child.failure = {step, errno}; };
-    if (::setsid() < 0 || !reset_signals())
+    if (::setsid() < 0 || !reset_signals() || !reset_limits())
         stop(Step::session);
     else if (reset_oom_score(); !set_streams(plan))
         stop(Step::streams);
@@ -117,6 +142,17 @@ int run_child(void* argument) {
 
 }  // namespace
 
+Status raise_descriptor_limit() {
+    rlimit limit = {};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return fail_errno("RLIMIT_NOFILE");
+    descriptor_limit = limit;
+    limit.rlim_cur = limit.rlim_max;
+    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return fail_errno("RLIMIT_NOFILE");
+    return {};
+}
+
 std::expected<pid_t, SpawnFailure> spawn(const SpawnPlan& plan) {
     alignas(16) static std::array<std::byte, kChildStackBytes> stack;
     Child child = {.candidates = candidates_for(plan.argv[0], plan.search_path),
@@ -127,12 +163,20 @@ std::expected<pid_t, SpawnFailure> spawn(const SpawnPlan& plan) {
     sigset_t all, before;
     sigfillset(&all);
     ::sigprocmask(SIG_SETMASK, &all, &before);
-    const pid_t pid =
-        ::clone(run_child, stack.data() + stack.size(), CLONE_VM | CLONE_VFORK | SIGCHLD, &child);
-    const int clone_error = errno;
+    clone_args arguments = {};
+    arguments.flags = CLONE_VM | CLONE_VFORK;
+    arguments.exit_signal = SIGCHLD;
+    arguments.stack = reinterpret_cast<uintptr_t>(stack.data());
+    arguments.stack_size = stack.size();
+    if (plan.cgroup_fd >= 0) {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = static_cast<uint64_t>(plan.cgroup_fd);
+    }
+    const long cloned = clone_onto_stack(arguments, run_child, &child);
     ::sigprocmask(SIG_SETMASK, &before, nullptr);
-    if (pid < 0)
-        return std::unexpected(SpawnFailure{SpawnFailure::Step::clone, clone_error});
+    if (cloned < 0)
+        return std::unexpected(SpawnFailure{SpawnFailure::Step::clone, static_cast<int>(-cloned)});
+    const pid_t pid = static_cast<pid_t>(cloned);
     if (child.failure.error != 0) {
         ::waitpid(pid, nullptr, 0);
         return std::unexpected(child.failure);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include <expected>
@@ -22,6 +23,7 @@ struct SpawnPlan {
     int stdin_fd = -1;
     int stdout_fd = -1;
     int stderr_fd = -1;
+    int cgroup_fd = -1;  // it starts in this control group; -1: in the agent's
 };
 
 // Where a new process came to an end before it was one, and errno there.
@@ -30,6 +32,9 @@ struct SpawnFailure {
     Step step = Step::clone;
     int error = 0;
 };
+
+// Lets the agent have as many descriptors as it may; what it starts keeps the limit of before.
+Status raise_descriptor_limit();
 
 // Starts it in a session and process group of its own, with every signal at its default and the OOM
 // score of an ordinary process. Returns its PID once execve has succeeded; nothing is left of it

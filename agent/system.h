@@ -40,6 +40,11 @@ class System {
     // Gives this boot another identity, from the kernel's generator.
     virtual Status renew_boot_id() = 0;
     virtual Status configure_network(const NetworkSettings& settings) = 0;
+    // The control group that commands start in; -1: none.
+    virtual int command_cgroup() const { return -1; }
+    // Not one command runs an instruction between these two.
+    virtual Status freeze_commands() = 0;
+    virtual Status thaw_commands() = 0;
     // Writes every file system's changes to its disk.
     virtual Status sync_disks() = 0;
     virtual Status grow_root() = 0;
@@ -57,6 +62,8 @@ class DetachedSystem : public System {
     std::string boot_id() override { return "detached"; }
     Status renew_boot_id() override { return refuse("boot ID"); }
     Status configure_network(const NetworkSettings&) override { return refuse("network"); }
+    Status freeze_commands() override { return refuse("snapshot"); }
+    Status thaw_commands() override { return refuse("thawing commands"); }
     Status sync_disks() override { return refuse("sync"); }
     Status grow_root() override { return refuse("growing the root file system"); }
     Status allow_power_off() override { return refuse("power off"); }

@@ -1,0 +1,207 @@
+#include "agent/guest_system.h"
+
+#include <fcntl.h>
+#include <linux/random.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+
+#include "agent/file.h"
+#include "hypervisor/base/limits.h"
+
+namespace spore {
+
+namespace {
+
+constexpr const char* kCgroup = "/sys/fs/cgroup/commands";
+constexpr const char* kBootId = "/proc/sys/kernel/random/boot_id";
+constexpr int kFreezeMs = 5000;
+constexpr uint64_t kNsPerSecond = 1'000'000'000;
+
+// hosts(5) with the line of this machine's name replaced.
+std::string hosts_with(std::string_view hosts, const std::string& hostname) {
+    constexpr std::string_view kOwnAddress = "127.0.1.1";
+    std::string result;
+    while (!hosts.empty()) {
+        const size_t end = std::min(hosts.find('\n'), hosts.size());
+        const std::string_view line = hosts.substr(0, end);
+        hosts.remove_prefix(std::min(end + 1, hosts.size()));
+        if (!line.starts_with(kOwnAddress))
+            result.append(line).append("\n");
+    }
+    if (result.empty())
+        result = "127.0.0.1\tlocalhost\n::1\tlocalhost\n";
+    return result.append(kOwnAddress).append("\t").append(hostname).append("\n");
+}
+
+// A random UUID (RFC 9562 §5.4) as the kernel writes it.
+Result<std::string> random_uuid() {
+    std::array<uint8_t, 16> bytes;
+    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
+        return fail_errno("getrandom");
+    bytes[6] = static_cast<uint8_t>((bytes[6] & 0x0f) | 0x40);
+    bytes[8] = static_cast<uint8_t>((bytes[8] & 0x3f) | 0x80);
+    constexpr char kDigits[] = "0123456789abcdef";
+    std::string text;
+    for (size_t i = 0; i < bytes.size(); ++i) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            text += '-';
+        text += kDigits[bytes[i] >> 4];
+        text += kDigits[bytes[i] & 0xf];
+    }
+    return text;
+}
+
+}  // namespace
+
+Status GuestSystem::open() {
+    if (::mkdir(kOwnFiles, 0755) != 0 && errno != EEXIST)
+        return fail_errno(std::string("mkdir ") + kOwnFiles);
+    if (::mkdir(kCgroup, 0755) != 0 && errno != EEXIST)
+        return fail_errno(std::string("mkdir ") + kCgroup);
+    cgroup_ = UniqueFd(::open(kCgroup, O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!cgroup_)
+        return fail_errno(std::string("open ") + kCgroup);
+    return {};
+}
+
+Status GuestSystem::add_entropy(std::span<const std::byte> entropy) {
+    // random(4): the count of bits, the count of bytes, and the bytes.
+    struct {
+        int bits;
+        int bytes;
+        std::array<std::byte, limits::kEntropyBytesMax> data;
+    } pool = {};
+    if (entropy.size() > pool.data.size())
+        return fail(Code::invalid_argument, "entropy: too long");
+    pool.bits = static_cast<int>(entropy.size() * 8);
+    pool.bytes = static_cast<int>(entropy.size());
+    std::memcpy(pool.data.data(), entropy.data(), entropy.size());
+    UniqueFd random(::open("/dev/random", O_WRONLY | O_CLOEXEC));
+    if (!random)
+        return fail_errno("open /dev/random");
+    const bool added = ::ioctl(random.get(), RNDADDENTROPY, &pool) == 0;
+    const int error = errno;
+    ::explicit_bzero(&pool, sizeof(pool));
+    if (!added)
+        return fail_errno("RNDADDENTROPY", error);
+    // The pool has them; this makes the generator of every CPU draw from it before its next number.
+    if (::ioctl(random.get(), RNDRESEEDCRNG) != 0)
+        return fail_errno("RNDRESEEDCRNG");
+    return {};
+}
+
+Status GuestSystem::step_clock(uint64_t wall_clock_ns) {
+    const timespec now = {.tv_sec = static_cast<time_t>(wall_clock_ns / kNsPerSecond),
+                          .tv_nsec = static_cast<long>(wall_clock_ns % kNsPerSecond)};
+    if (::clock_settime(CLOCK_REALTIME, &now) != 0)
+        return fail_errno("clock_settime to " + std::to_string(wall_clock_ns) + " ns");
+    return {};
+}
+
+Status GuestSystem::set_hostname(const std::string& hostname) {
+    if (::sethostname(hostname.data(), hostname.size()) != 0)
+        return fail_errno("sethostname '" + hostname + "'");
+    TRY(put_file("/etc/hostname", hostname + "\n"));
+    const auto hosts = read_file("/etc/hosts");
+    return put_file("/etc/hosts", hosts_with(hosts ? *hosts : std::string(), hostname));
+}
+
+Status GuestSystem::set_machine_id(const std::string& machine_id) {
+    return put_file("/etc/machine-id", machine_id + "\n");
+}
+
+std::string GuestSystem::boot_id() {
+    auto id = read_file(kBootId);
+    if (!id)
+        return "unknown";
+    while (id->ends_with('\n'))
+        id->pop_back();
+    return *id;
+}
+
+// The kernel's own is part of the snapshot and cannot be set; a file over it can.
+Status GuestSystem::renew_boot_id() {
+    const std::string content = TRY(random_uuid())
+    +"\n";
+    const std::string path = std::string(kOwnFiles) + "/boot_id";
+    if (::access(path.c_str(), F_OK) == 0)
+        return write_setting(path,
+                             content);  // it is bound already: the same file, as long as it was
+    TRY(replace_file(path, content));
+    if (::mount(path.c_str(), kBootId, nullptr, MS_BIND, nullptr) != 0) {
+        const Status failed = fail_errno(std::string("bind over ") + kBootId);
+        ::unlink(path.c_str());
+        return failed;
+    }
+    return {};
+}
+
+Status GuestSystem::freeze_commands() {
+    if (!cgroup_)
+        return fail(Code::host_unsupported, "snapshot: this guest's kernel has no cgroup2");
+    const std::string events = std::string(kCgroup) + "/cgroup.events";
+    TRY(write_setting(std::string(kCgroup) + "/cgroup.freeze", "1"));
+    UniqueFd watched(::open(events.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!watched)
+        return fail_errno("open " + events);
+    while (true) {
+        char text[256] = {};
+        if (::pread(watched.get(), text, sizeof(text) - 1, 0) < 0)
+            return fail_errno("read " + events);
+        if (std::strstr(text, "frozen 1") != nullptr)
+            return {};
+        // kernfs tells of a change by POLLPRI.
+        pollfd change = {watched.get(), POLLPRI, 0};
+        const int ready = ::poll(&change, 1, kFreezeMs);
+        if (ready == 0)
+            return fail(Code::timeout, "snapshot: a command cannot be frozen");
+        if (ready < 0 && errno != EINTR)
+            return fail_errno("poll " + events);
+    }
+}
+
+Status GuestSystem::thaw_commands() {
+    if (!cgroup_)
+        return {};
+    return write_setting(std::string(kCgroup) + "/cgroup.freeze", "0");
+}
+
+Status GuestSystem::sync_disks() {
+    ::sync();
+    return {};
+}
+
+Status GuestSystem::grow_root() {
+    struct stat root = {};
+    struct statfs about = {};
+    UniqueFd directory(::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!directory || ::fstat(directory.get(), &root) != 0 ||
+        ::fstatfs(directory.get(), &about) != 0)
+        return fail_errno("root file system");
+    constexpr auto kExt4Magic = 0xEF53;
+    if (about.f_type != kExt4Magic)
+        return fail(Code::host_unsupported, "root file system: only ext4 can grow");
+    const std::string size_file = "/sys/dev/block/" + std::to_string(major(root.st_dev)) + ":" +
+                                  std::to_string(minor(root.st_dev)) + "/size";
+    constexpr uint64_t kSectorBytes = 512;  // whatever the disk's own are
+    const uint64_t disk_bytes =
+        std::strtoull(TRY(read_file(size_file)).c_str(), nullptr, 10) * kSectorBytes;
+    uint64_t blocks = disk_bytes / static_cast<uint64_t>(about.f_bsize);
+    // Not in the kernel's installed headers: EXT4_IOC_RESIZE_FS of fs/ext4/ext4.h, as resize2fs.
+    constexpr unsigned long kResize = _IOW('f', 16, uint64_t);
+    if (::ioctl(directory.get(), kResize, &blocks) != 0)
+        return fail_errno("grow the root file system to " + std::to_string(disk_bytes) + " bytes");
+    return {};
+}
+
+}  // namespace spore
