@@ -20,9 +20,9 @@ std::byte* ConfigSpace::window(Bytes& bytes, uint32_t offset, size_t size) {
 
 uint32_t ConfigSpace::add_capability(uint8_t id, std::span<const std::byte> body) {
     uint32_t offset = next_capability_;
-    assert(offset + PCI_CAP_SIZEOF + body.size() <= kBytes);
+    assert(offset + PCI_CAP_FLAGS + body.size() <= kBytes);
     set<uint8_t>(offset + PCI_CAP_LIST_ID, id);
-    std::copy(body.begin(), body.end(), bytes_.begin() + offset + PCI_CAP_SIZEOF);
+    std::copy(body.begin(), body.end(), bytes_.begin() + offset + PCI_CAP_FLAGS);
     auto status = get<uint16_t>(PCI_STATUS);
     set<uint16_t>(PCI_STATUS, status | PCI_STATUS_CAP_LIST);
     uint32_t pointer =
@@ -30,7 +30,7 @@ uint32_t ConfigSpace::add_capability(uint8_t id, std::span<const std::byte> body
     set<uint8_t>(pointer, static_cast<uint8_t>(offset));
     last_capability_ = offset;
     // The bottom two bits of the pointers are reserved (PCI 3.0 §6.7).
-    next_capability_ = static_cast<uint32_t>((offset + PCI_CAP_SIZEOF + body.size() + 3) & ~3ull);
+    next_capability_ = static_cast<uint32_t>((offset + PCI_CAP_FLAGS + body.size() + 3) & ~3ull);
     return offset;
 }
 

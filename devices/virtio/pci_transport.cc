@@ -92,11 +92,11 @@ uint32_t VirtioPciTransport::add_virtio_capability(uint8_t type, uint32_t bar_of
     std::vector<std::byte> body(sizeof(capability) + extra.size());
     std::memcpy(body.data(), &capability, sizeof(capability));
     std::copy(extra.begin(), extra.end(), body.begin() + sizeof(capability));
-    return config_.add_capability(PCI_CAP_ID_VNDR, std::span(body).subspan(PCI_CAP_SIZEOF));
+    return config_.add_capability(PCI_CAP_ID_VNDR, std::span(body).subspan(PCI_CAP_FLAGS));
 }
 
 void VirtioPciTransport::add_msix_capability() {
-    std::array<std::byte, PCI_CAP_MSIX_SIZEOF - PCI_CAP_SIZEOF> body = {};
+    std::array<std::byte, PCI_CAP_MSIX_SIZEOF - PCI_CAP_FLAGS> body = {};
     msix_capability_ = config_.add_capability(PCI_CAP_ID_MSIX, body);
     config_.set<uint16_t>(msix_capability_ + PCI_MSIX_FLAGS,
                           static_cast<uint16_t>(msix_.vectors() - 1));

@@ -58,8 +58,9 @@ class VirtioPciTransport : public PciDevice, private InterruptLine {
     // With the device quiesced or idle (asserted) and no reset under way.
     VirtioPciState save() const;
     // Onto a transport fresh from its constructor. Checks everything, registers the doorbell if
-    // the driver is running, and leaves the device quiesced: VirtioDevice::resume() starts it.
-    // Errors: corrupt, naming the field, or the host's; the transport is then to be thrown away.
+    // the driver is running (a refusal counts, as ever), and leaves the device quiesced:
+    // VirtioDevice::resume() starts it. Errors: corrupt, naming the field; the transport and its
+    // device are then to be thrown away.
     Status restore(const VirtioPciState& state);
 
     void read_bar(uint32_t offset, std::span<std::byte> bytes) override;
