@@ -3,6 +3,7 @@
 // A guest with a vsock driver: obeys credit, kicks only when asked to, looks at a queue only when
 // interrupted. Tests read and write its connections and may also send whatever they like.
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -48,14 +49,18 @@ class VsockGuest {
     };
 
     VsockGuest(VsockDevice& target, const GuestMemory& guest_memory, Options chosen)
-        : options(chosen), device(target), memory(guest_memory) {
+        : options(chosen), device(&target), memory(guest_memory) {
         uint64_t features = uint64_t{1} << VIRTIO_F_VERSION_1;
         if (options.event_index)
             features |= uint64_t{1} << kFeatureEventIndex;
-        EXPECT_TRUE(device.set_features(features).has_value());
-        device.attach(&line);
+        EXPECT_TRUE(device->set_features(features).has_value());
+        device->attach(&line);
+        for (FakeDriver* each : {&rx, &tx, &events})  // a device before this one may have used them
+            std::ranges::fill(*memory.range(GuestAddress(each->queue_state().descriptor_table),
+                                            64 * limits::kKiB),
+                              std::byte{0});
         for (uint16_t queue = 0; queue < 3; queue++)
-            EXPECT_TRUE(device.queues()[queue]
+            EXPECT_TRUE(device->queues()[queue]
                             .configure(driver(queue).queue_state(), options.event_index)
                             .has_value());
         for (uint16_t count = 0; count < options.event_buffers; count++)
@@ -68,7 +73,7 @@ class VsockGuest {
         refill();
     }
 
-    void start() { device.activate(); }
+    void start() { device->activate(); }
 
     FakeDriver& driver(uint16_t queue) { return queue == 0 ? rx : queue == 1 ? tx : events; }
 
@@ -90,10 +95,16 @@ class VsockGuest {
         return head;
     }
     void ring_doorbell() {
-        if (std::exchange(kicked, false) && device.active()) {
+        if (std::exchange(kicked, false) && device->active()) {
             kicks++;
-            device.kick();
+            device->kick();
         }
+    }
+
+    // Goes on with a device that was restored from this guest's snapshot.
+    void move_to(VsockDevice& restored) {
+        device = &restored;
+        device->attach(&line);
     }
 
     // Gives the device all rx buffers that are not in use, if `refilling`.
@@ -108,6 +119,10 @@ class VsockGuest {
     // Sends a packet as it is. False if no tx buffer is free.
     bool send_raw(const VsockHeader& header, std::string_view payload = {}) {
         reap_tx();
+        if (tx_spare.empty()) {
+            ring_doorbell();
+            reap_tx();
+        }
         if (tx_spare.empty())
             return false;
         GuestAddress address = tx_spare.back();
@@ -197,7 +212,7 @@ class VsockGuest {
     }
 
     Options options;
-    VsockDevice& device;
+    VsockDevice* device;
     const GuestMemory& memory;
     CountingLine line;
     uint64_t cid = 3;
@@ -211,7 +226,7 @@ class VsockGuest {
     unsigned transport_resets = 0;
     unsigned kicks = 0;
 
-    static constexpr unsigned kTxBuffers = 32;
+    static constexpr unsigned kTxBuffers = 64;
     static constexpr uint32_t kTxBytes = 64 * limits::kKiB + sizeof(VsockHeader);
 
   private:
@@ -333,8 +348,8 @@ class VsockGuest {
     }
 
     FakeDriver rx{memory, GuestAddress(0x10000), 256, 16 * limits::kMiB};
-    FakeDriver tx{memory, GuestAddress(0x1100000), 256, 4 * limits::kMiB};
-    FakeDriver events{memory, GuestAddress(0x1800000), 64};
+    FakeDriver tx{memory, GuestAddress(0x1100000), 256, 8 * limits::kMiB};
+    FakeDriver events{memory, GuestAddress(0x1a00000), 64};
     std::vector<Buffer> rx_spare;
     std::map<uint16_t, Buffer> rx_used;
     std::vector<GuestAddress> tx_spare;

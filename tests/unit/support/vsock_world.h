@@ -3,6 +3,7 @@
 // A vsock device between a model guest and host programs, all on the test's thread.
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -158,6 +159,14 @@ class VsockWorld : public testing::TestWithParam<bool> {
         return {accept(listener), &c};
     }
 
+    // Room for the ring's table and for both ends of more connections than there may be.
+    rlim_t descriptors = [] {
+        rlimit files = {};
+        ::getrlimit(RLIMIT_NOFILE, &files);
+        files.rlim_cur = std::min<rlim_t>(files.rlim_max, 16'384);
+        ::setrlimit(RLIMIT_NOFILE, &files);
+        return files.rlim_cur;
+    }();
     std::chrono::milliseconds limit{60'000};
     std::string directory = [] {
         char name[] = "/tmp/spore-vsock-XXXXXX";
