@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 
 from guest_image.command import output, run
 from guest_image.failure import Failure, temporary_directory
@@ -16,6 +17,9 @@ CARRIED_SETTINGS = re.compile(
     r'Acquire::(Check-Date|Check-Valid-Until|Retries|ForceIPv[46]'
     r'|https?::(Proxy|Proxy-Auto-Detect|Timeout|CaInfo|Verify-Peer|Verify-Host)(::.*)?'
     r'|https?::Proxy::.*)')
+
+
+_known = {}
 
 
 class Package:
@@ -50,24 +54,25 @@ def parse_stanza(text):
 
 def find(name):
     """The version of package `name` that apt would install."""
-    try:
-        stanza = parse_stanza(output(['apt-cache', 'show', '--no-all-versions', '--', name],
-                                     f'package {name}'))
-    except Failure:
-        stanza = {}
-    if not {'Package', 'Version', 'SHA256'} <= stanza.keys():
-        raise Failure('not_found', f'package {name}',
-                      "not in this machine's package lists (apt-get update renews them)")
-    return Package(stanza)
+    return find_all([name])[0]
 
 
-def check_names(names):
-    """Fails for a name that is not a package's or that apt does not know."""
+def find_all(names):
+    """As `find`, for several names. Asked once: reading the package lists takes apt a while."""
+    unknown = [name for name in names if name not in _known]
+    if unknown:
+        # It fails when one name is unknown, having shown the others.
+        shown = subprocess.run(['apt-cache', 'show', '--no-all-versions', '--', *unknown],
+                               stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                               errors='replace', check=False).stdout
+        for stanza in map(parse_stanza, shown.split('\n\n')):
+            if {'Package', 'Version', 'SHA256'} <= stanza.keys():
+                _known[stanza['Package']] = Package(stanza)
     for name in names:
-        if not PACKAGE_NAME.fullmatch(name):
-            raise Failure('invalid_argument', f'package {name!r}', 'not a package name')
-    for name in names:
-        find(name)
+        if name not in _known:
+            raise Failure('not_found', f'package {name}',
+                          "not in this machine's package lists (apt-get update renews them)")
+    return [_known[name] for name in names]
 
 
 def fetch(package, cache, progress):

@@ -22,3 +22,11 @@ def default_home():
         return '/var/lib/spore'
     data = os.environ.get('XDG_DATA_HOME') or os.path.expanduser('~/.local/share')
     return os.path.join(data, 'spore')
+
+
+def split_list(text):
+    """'a,b' as ['a', 'b']; for the empty parts of 'a,,b' there is no meaning."""
+    parts = text.split(',')
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f'{text!r} has an empty part')
+    return parts

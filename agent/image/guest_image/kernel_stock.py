@@ -20,8 +20,8 @@ WANTED = (
     'virtio_balloon',
     'overlay',
 )
-EXTRACT_VMLINUX = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                               '../../../tools/extract-vmlinux')
+EXTRACT_VMLINUX = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                                '../../../tools/extract-vmlinux'))
 
 
 def package():
