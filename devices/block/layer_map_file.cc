@@ -1,5 +1,5 @@
 // A layer's map as a file. UNTRUSTED: it comes with a snapshot or an imported template; every word
-// of it is checked here. Fuzz target: fuzz_layer_map.
+// of it is checked here. Fuzz target: fuzz-layer-map.
 //
 // Little-endian: Header, then for each chunk that has a bit set its index and its bits, indices
 // ascending; then the CRC-32C of all that.

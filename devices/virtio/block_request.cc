@@ -1,5 +1,5 @@
 // One block request from its chain to its status. UNTRUSTED: header, sectors, lengths and ranges
-// are the guest's; each is copied out once and checked here. Fuzz target: fuzz_block.
+// are the guest's; each is copied out once and checked here. Fuzz target: fuzz-block.
 
 #include <algorithm>
 #include <array>
