@@ -32,12 +32,29 @@ constexpr Capability kRequired[] = {
     {KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ"},
 };
 
+// KVM's own list leaves the memory types out, which a guest sets up at boot: fixed and variable
+// ranges and the default type (SDM 4; KVM has 8 variable ranges).
+constexpr uint32_t kMtrrs[] = {0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209,
+                               0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f, 0x250, 0x258, 0x259, 0x268,
+                               0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, 0x2ff};
+
+std::unexpected<Error> open_failure(int error) {
+    if (error == ENOENT || error == ENXIO || error == ENODEV)
+        return fail(Code::not_found,
+                    "/dev/kvm: is not there: load kvm_intel or kvm_amd; inside a VM, switch nested "
+                    "virtualization on outside");
+    if (error == EACCES || error == EPERM)
+        return fail(Code::permission_denied,
+                    "/dev/kvm: permission denied: join the group kvm, or run as root");
+    return fail_errno("/dev/kvm", error);
+}
+
 }  // namespace
 
 Result<Kvm> Kvm::open() {
     UniqueFd fd(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
     if (!fd)
-        return fail_errno("/dev/kvm", errno == ENXIO ? ENOENT : errno);
+        return open_failure(errno);
     Kvm kvm(std::move(fd));
     int version = ::ioctl(kvm.fd(), KVM_GET_API_VERSION, 0);
     if (version != KVM_API_VERSION)
@@ -74,7 +91,9 @@ Result<std::vector<uint32_t>> Kvm::msr_indices() const {
         return fail_errno("KVM_GET_MSR_INDEX_LIST");
     std::vector<uint32_t> indices(table->entries.begin(),
                                   table->entries.begin() + table->header.count);
+    indices.insert(indices.end(), std::begin(kMtrrs), std::end(kMtrrs));
     std::ranges::sort(indices);
+    indices.erase(std::unique(indices.begin(), indices.end()), indices.end());
     return indices;
 }
 

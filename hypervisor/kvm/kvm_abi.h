@@ -24,9 +24,6 @@ struct CpuidHeader {
 struct MsrListHeader {
     uint32_t count;
 };
-struct SignalMaskHeader {
-    uint32_t size;
-};
 static_assert(sizeof(MsrsHeader) == 8 && sizeof(CpuidHeader) == 8 && sizeof(MsrListHeader) == 4);
 static_assert(sizeof(kvm_msr_entry) == 16 && sizeof(kvm_cpuid_entry2) == 40);
 
@@ -36,7 +33,14 @@ inline constexpr unsigned long kGetCpuid2 = _IOWR(KVMIO, 0x91, CpuidHeader);
 inline constexpr unsigned long kGetMsrs = _IOWR(KVMIO, 0x88, MsrsHeader);
 inline constexpr unsigned long kSetMsrs = _IOW(KVMIO, 0x89, MsrsHeader);
 inline constexpr unsigned long kGetMsrIndexList = _IOWR(KVMIO, 0x02, MsrListHeader);
-inline constexpr unsigned long kSetSignalMask = _IOW(KVMIO, 0x8b, SignalMaskHeader);
+// kvm_xsave ends in such an array too; the numbers carry the size of its fixed part.
+struct XsaveHeader {
+    uint32_t region[1024];
+};
+static_assert(sizeof(XsaveHeader) == 4096);
+inline constexpr unsigned long kGetXsave = _IOR(KVMIO, 0xa4, XsaveHeader);
+inline constexpr unsigned long kSetXsave = _IOW(KVMIO, 0xa5, XsaveHeader);
+inline constexpr unsigned long kGetXsave2 = _IOR(KVMIO, 0xcf, XsaveHeader);
 
 // A header and room for `N` entries behind it, contiguous as the kernel reads them.
 template <typename Header, typename Entry, size_t N>

@@ -57,6 +57,22 @@ Status Vcpu::set_sregs(const kvm_sregs& sregs) {
     return set(KVM_SET_SREGS, "KVM_SET_SREGS", &sregs);
 }
 
+Result<kvm_lapic_state> Vcpu::lapic() const {
+    kvm_lapic_state lapic = {};
+    TRY(get(KVM_GET_LAPIC, "KVM_GET_LAPIC", &lapic));
+    return lapic;
+}
+
+Result<kvm_mp_state> Vcpu::mp_state() const {
+    kvm_mp_state state = {};
+    TRY(get(KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &state));
+    return state;
+}
+
+Status Vcpu::set_mp_state(const kvm_mp_state& state) {
+    return set(KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state);
+}
+
 int Vcpu::run() {
     return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
 }

@@ -5,7 +5,9 @@
 #include <linux/kvm.h>
 
 #include <cstdint>
-#include <string>
+#include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "hypervisor/base/mapping.h"
@@ -43,6 +45,10 @@ class Vcpu {
     Status set_regs(const kvm_regs& regs);
     Result<kvm_sregs> sregs() const;
     Status set_sregs(const kvm_sregs& sregs);
+    Result<kvm_lapic_state> lapic() const;
+    // Whether it runs, halts, or waits for INIT and SIPI (as all but the first do when new).
+    Result<kvm_mp_state> mp_state() const;
+    Status set_mp_state(const kvm_mp_state& state);
 
     // KVM_RUN until the next exit: 0, or the errno: EINTR and EAGAIN are not failures. Always on
     // one thread: KVM waits for an RCU grace period (ms) when another one enters.
@@ -54,10 +60,20 @@ class Vcpu {
     // KVM_RUN's.
     Result<bool> complete_access();
 
+    // Those of `indices` that this vCPU has, in that order.
+    Result<std::vector<kvm_msr_entry>> get_msrs(const std::vector<uint32_t>& indices) const;
+    // One that KVM lets nobody write is fine as long as it has that value already. Errors:
+    // version_mismatch, naming the first that does not take its value.
+    Status set_msrs(const std::vector<kvm_msr_entry>& msrs);
+
     // Everything; with no exit half done (see VcpuThread). `msr_indices`: Kvm::msr_indices().
     Result<VcpuState> save(const std::vector<uint32_t>& msr_indices) const;
-    // Onto a vCPU fresh from create(). Errors: corrupt for a state of the wrong shape, KVM's.
-    Status load(const VcpuState& state);
+    // Onto a vCPU fresh from create(). With `tsc_offset` (guest TSC less host TSC) the TSC becomes
+    // that; without, it goes on from where the state has it. A machine of several uses
+    // load_vcpus(). Errors: corrupt for a state of the wrong shape, version_mismatch, KVM's.
+    Status load(const VcpuState& state, std::optional<uint64_t> tsc_offset = std::nullopt);
+    // Nothing where the kernel has no such attribute (before 5.16).
+    std::optional<uint64_t> tsc_offset() const;
     // Tells the guest that it was stopped, so that its watchdogs do not bark (KVM_KVMCLOCK_CTRL).
     // A guest that does not use kvmclock is left alone.
     void mark_stopped();
@@ -67,13 +83,20 @@ class Vcpu {
         : fd_(std::move(fd)), run_(std::move(run)), index_(index), xsave_bytes_(xsave_bytes) {}
     Status get(unsigned long request, const char* name, void* out) const;
     Status set(unsigned long request, const char* name, const void* in);
-    Result<std::vector<kvm_msr_entry>> get_msrs(const std::vector<uint32_t>& indices) const;
-    Status set_msrs(const std::vector<kvm_msr_entry>& msrs);
+    Status load_tsc_khz(uint32_t khz);
+    Result<std::vector<kvm_msr_entry>> load_tsc(const VcpuState& state,
+                                                std::optional<uint64_t> tsc_offset);
 
     UniqueFd fd_;
     Mapping run_;
     uint32_t index_;
     size_t xsave_bytes_;
 };
+
+// Loads all vCPUs of a machine, fresh from create(), with their TSCs as far apart as they were: not
+// at all, unless the guest made it so. The first one's goes on from where its state has it. Before
+// Vm::set_clock() and the first run. Errors: Vcpu::load()'s; invalid_argument if the numbers
+// differ.
+Status load_vcpus(std::span<const std::unique_ptr<Vcpu>> vcpus, std::span<const VcpuState> states);
 
 }  // namespace spore

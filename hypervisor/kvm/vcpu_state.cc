@@ -5,12 +5,20 @@
 
 #include <sys/ioctl.h>
 
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
 
 #include "hypervisor/kvm/kvm_abi.h"
 #include "hypervisor/kvm/vcpu.h"
 
 namespace spore {
+
+namespace {
+constexpr uint32_t kMsrTsc = 0x10, kMsrTscAdjust = 0x3b;
+constexpr size_t kXsaveBytesMin = 4096;
+}  // namespace
 
 Result<std::vector<kvm_msr_entry>> Vcpu::get_msrs(const std::vector<uint32_t>& indices) const {
     std::vector<kvm_msr_entry> msrs;
@@ -66,6 +74,8 @@ Status Vcpu::set_msrs(const std::vector<kvm_msr_entry>& msrs) {
 
 Result<VcpuState> Vcpu::save(const std::vector<uint32_t>& msr_indices) const {
     VcpuState state;
+    // First, as it lets a pending INIT or SIPI take effect, which changes all the rest.
+    TRY(get(KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &state.mp_state));
     auto cpuid = std::make_unique<kvm_abi::CpuidTable>();
     cpuid->header.count = kvm_abi::kCpuidEntriesMax;
     TRY(get(kvm_abi::kGetCpuid2, "KVM_GET_CPUID2", cpuid.get()));
@@ -73,14 +83,12 @@ Result<VcpuState> Vcpu::save(const std::vector<uint32_t>& msr_indices) const {
     int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
     state.tsc_khz = khz > 0 ? static_cast<uint32_t>(khz) : 0;
     TRY(get(KVM_GET_REGS, "KVM_GET_REGS", &state.regs));
-    // The events before the rest: reading the MP state may change them.
-    TRY(get(KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &state.mp_state));
     TRY(get(KVM_GET_SREGS, "KVM_GET_SREGS", &state.sregs));
     state.xsave.resize(xsave_bytes_);
-    if (xsave_bytes_ > 4096)
-        TRY(get(KVM_GET_XSAVE2, "KVM_GET_XSAVE2", state.xsave.data()));
+    if (xsave_bytes_ > kXsaveBytesMin)
+        TRY(get(kvm_abi::kGetXsave2, "KVM_GET_XSAVE2", state.xsave.data()));
     else
-        TRY(get(KVM_GET_XSAVE, "KVM_GET_XSAVE", state.xsave.data()));
+        TRY(get(kvm_abi::kGetXsave, "KVM_GET_XSAVE", state.xsave.data()));
     TRY(get(KVM_GET_XCRS, "KVM_GET_XCRS", &state.xcrs));
     TRY(get(KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS", &state.debugregs));
     TRY(get(KVM_GET_LAPIC, "KVM_GET_LAPIC", &state.lapic));
@@ -89,29 +97,101 @@ Result<VcpuState> Vcpu::save(const std::vector<uint32_t>& msr_indices) const {
     return state;
 }
 
-Status Vcpu::load(const VcpuState& state) {
+Status Vcpu::load(const VcpuState& state, std::optional<uint64_t> tsc_offset) {
     if (state.xsave.size() != xsave_bytes_)
         return fail(Code::version_mismatch, "XSAVE area: " + std::to_string(state.xsave.size()) +
                                                 " bytes in the snapshot, " +
                                                 std::to_string(xsave_bytes_) + " on this host");
     TRY(set_cpuid(state.cpuid));
-    int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
-    // A rate within 250 ppm is taken as the same, as KVM itself does (tsc_tolerance_ppm).
-    int64_t difference = static_cast<int64_t>(state.tsc_khz) - khz;
-    if (state.tsc_khz != 0 && std::abs(difference) * 4000 > khz &&
-        ::ioctl(fd_.get(), KVM_SET_TSC_KHZ, static_cast<unsigned long>(state.tsc_khz)) != 0)
-        return fail(Code::version_mismatch, "TSC: " + std::to_string(state.tsc_khz) +
-                                                " kHz in the snapshot, " + std::to_string(khz) +
-                                                " kHz on this host, which cannot scale it");
+    TRY(load_tsc_khz(state.tsc_khz));
     TRY(set(KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state.mp_state));
     TRY(set(KVM_SET_REGS, "KVM_SET_REGS", &state.regs));
     TRY(set(KVM_SET_SREGS, "KVM_SET_SREGS", &state.sregs));
-    TRY(set(KVM_SET_XSAVE, "KVM_SET_XSAVE", state.xsave.data()));
+    TRY(set(kvm_abi::kSetXsave, "KVM_SET_XSAVE", state.xsave.data()));
     TRY(set(KVM_SET_XCRS, "KVM_SET_XCRS", &state.xcrs));
     TRY(set(KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS", &state.debugregs));
     TRY(set(KVM_SET_LAPIC, "KVM_SET_LAPIC", &state.lapic));
-    TRY(set_msrs(state.msrs));
+    auto msrs = TRY(load_tsc(state, tsc_offset));
+    TRY(set_msrs(msrs));
     TRY(set(KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", &state.events));
+    mark_stopped();  // it was, and KVM does not save that it told the guest
+    return {};
+}
+
+Status Vcpu::load_tsc_khz(uint32_t khz) {
+    int here = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
+    // A rate within 250 ppm is taken as the same, as KVM itself does (tsc_tolerance_ppm).
+    int64_t difference = static_cast<int64_t>(khz) - here;
+    if (khz == 0 || here <= 0 || std::abs(difference) * 4000 <= here)
+        return {};
+    if (::ioctl(fd_.get(), KVM_SET_TSC_KHZ, static_cast<unsigned long>(khz)) != 0)
+        return fail(Code::version_mismatch, "TSC: " + std::to_string(khz) +
+                                                " kHz in the snapshot, " + std::to_string(here) +
+                                                " kHz on this host, which cannot scale it");
+    return {};
+}
+
+std::optional<uint64_t> Vcpu::tsc_offset() const {
+    uint64_t offset = 0;
+    kvm_device_attr request = {};
+    request.group = KVM_VCPU_TSC_CTRL;
+    request.attr = KVM_VCPU_TSC_OFFSET;
+    request.addr = reinterpret_cast<uintptr_t>(&offset);
+    if (::ioctl(fd_.get(), KVM_GET_DEVICE_ATTR, &request) != 0)
+        return std::nullopt;
+    return offset;
+}
+
+// Sets the TSC; the MSRs that are still to be set. By its offset, because KVM takes a TSC that is
+// written as an attempt to step into line with the vCPU written before (kvm_synchronize_tsc): that
+// of a guest which is younger than a second would not come back, but go on from this VM's creation.
+Result<std::vector<kvm_msr_entry>> Vcpu::load_tsc(const VcpuState& state,
+                                                  std::optional<uint64_t> tsc_offset) {
+    std::vector<kvm_msr_entry> rest = state.msrs;
+    auto saved = std::ranges::find(rest, kMsrTsc, &kvm_msr_entry::index);
+    auto fresh = this->tsc_offset();
+    if (saved == rest.end() || !fresh)
+        return rest;
+    if (!tsc_offset) {
+        auto now = TRY(get_msrs({kMsrTsc}));
+        if (now.size() != 1)
+            return fail(Code::host_unsupported, "KVM_GET_MSRS: no TSC");
+        tsc_offset = saved->data - (now[0].data - *fresh);
+    }
+    kvm_device_attr request = {};
+    request.group = KVM_VCPU_TSC_CTRL;
+    request.attr = KVM_VCPU_TSC_OFFSET;
+    request.addr = reinterpret_cast<uintptr_t>(&*tsc_offset);
+    TRY(set(KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR KVM_VCPU_TSC_OFFSET", &request));
+    rest.erase(saved);
+    return rest;
+}
+
+namespace {
+
+// How far the guest has moved this vCPU's TSC by itself: writes of IA32_TSC move it too (SDM 3B,
+// "IA32_TSC_ADJUST").
+uint64_t tsc_adjust(const VcpuState& state) {
+    auto found = std::ranges::find(state.msrs, kMsrTscAdjust, &kvm_msr_entry::index);
+    return found == state.msrs.end() ? 0 : found->data;
+}
+
+}  // namespace
+
+Status load_vcpus(std::span<const std::unique_ptr<Vcpu>> vcpus, std::span<const VcpuState> states) {
+    if (vcpus.size() != states.size())
+        return fail(Code::invalid_argument, "vCPUs: " + std::to_string(states.size()) +
+                                                " in the snapshot, " +
+                                                std::to_string(vcpus.size()) + " were made");
+    std::optional<uint64_t> first;
+    for (size_t index = 0; index < vcpus.size(); index++) {
+        std::optional<uint64_t> offset;
+        if (first)
+            offset = *first + tsc_adjust(states[index]) - tsc_adjust(states[0]);
+        TRY(vcpus[index]->load(states[index], offset));
+        if (index == 0)
+            first = vcpus[0]->tsc_offset();
+    }
     return {};
 }
 

@@ -88,6 +88,13 @@ void VcpuThread::kick() {
 }
 
 void VcpuThread::loop() {
+    // The kick and nothing else arrives here, whatever mask the creating thread had: other signals
+    // are the process's business, and one of them must not be taken for a kick.
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (int kept : {kick_signal(), SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS})
+        sigdelset(&blocked, kept);  // the latter come of what this thread does itself
+    ::pthread_sigmask(SIG_SETMASK, &blocked, nullptr);
     while (wait_for_run()) {
         run_until_kicked();
         finish_access();
@@ -109,6 +116,8 @@ bool VcpuThread::wait_for_run() {
     if (order_ == Order::stop)
         return false;
     is_parked_ = false;
+    if (exits_ != 0)
+        vcpu_.mark_stopped();  // it stands between two runs
     kicked_ = false;
     __atomic_store_n(&vcpu_.run_page().immediate_exit, uint8_t{0}, __ATOMIC_SEQ_CST);
     return true;

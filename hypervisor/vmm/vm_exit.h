@@ -27,7 +27,7 @@ struct VmExit {
 std::string_view reason_name(VmExit::Reason reason);
 
 // The name of a KVM_EXIT_* number as <linux/kvm.h> spells it, "KVM_EXIT_IO"; "KVM_EXIT_?" for one
-// that this build's header does not have.
+// newer than Linux 6.8.
 std::string_view kvm_exit_name(uint32_t number);
 
 }  // namespace spore
