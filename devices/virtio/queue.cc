@@ -30,6 +30,9 @@ std::unexpected<Error> corrupt(const char* what, unsigned value, unsigned bound)
 Status Queue::configure(const QueueState& state, bool event_index) {
     if (state.size == 0 || state.size > size_max_ || (state.size & (state.size - 1)) != 0)
         return corrupt("size (a power of 2 is due)", state.size, size_max_);
+    if (auto held = static_cast<uint16_t>(state.next_available - state.next_used);
+        held > state.size)
+        return corrupt("avail index ahead of the used index by", held, state.size);
     if (state.ready)
         TRY(resolve(state));
     state_ = state;
@@ -71,9 +74,12 @@ Result<std::optional<DescriptorChain>> Queue::pop() {
     uint16_t waiting = static_cast<uint16_t>(load_available_index() - state_.next_available);
     if (waiting == 0)
         return std::nullopt;
-    if (waiting > state_.size) {
+    // A driver has no more descriptors than the queue has, so what waits and what we hold is never
+    // more either: with this no driver makes a device hold requests without end.
+    unsigned held = static_cast<uint16_t>(state_.next_available - state_.next_used);
+    if (waiting + held > state_.size) {
         broken_ = true;
-        return corrupt("avail index ahead by", waiting, state_.size);
+        return corrupt("avail index ahead by", waiting + held, state_.size);
     }
     size_t slot = state_.next_available & (state_.size - 1);
     auto head = load<uint16_t>(available_, kRingEntries + 2 * slot);

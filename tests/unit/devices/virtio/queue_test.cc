@@ -113,6 +113,19 @@ TEST_F(QueueTest, RejectsAnAvailIndexThatJumps) {
     expect_broken();
 }
 
+TEST_F(QueueTest, RejectsMoreRequestsAtATimeThanTheQueueHas) {
+    std::vector<DescriptorChain> held;
+    driver.write_descriptor(0, {0x30000, 4, 0, 0});
+    for (int count = 0; count < 16; count++) {
+        driver.publish(0);
+        held.push_back(pop_one());
+    }
+    driver.publish(0);
+    expect_broken();
+    for (DescriptorChain& chain : held)
+        chain.forget();
+}
+
 TEST_F(QueueTest, RejectsAddressesOutsideMemory) {
     for (uint64_t address : {memory.size() - 3, memory.size(), ~uint64_t{0} - 2, ~uint64_t{0}}) {
         ASSERT_TRUE(queue.configure(driver.queue_state(), false).has_value());
@@ -170,6 +183,8 @@ TEST_F(QueueTest, RejectsBadGeometry) {
     EXPECT_FALSE(with([](QueueState& s) { s.used_ring += 2; }));
     EXPECT_FALSE(with([&](QueueState& s) { s.used_ring = memory.size() - 4; }));
     EXPECT_FALSE(with([](QueueState& s) { s.descriptor_table = ~uint64_t{15}; }));
+    EXPECT_FALSE(with([](QueueState& s) { s.next_available = 17; })) << "holds more than it has";
+    EXPECT_FALSE(with([](QueueState& s) { s.next_used = 1; }));
     EXPECT_EQ(queue.state(), good) << "a refused configuration changes nothing";
 }
 
