@@ -33,10 +33,11 @@ struct Header {
 static_assert(sizeof(Header) == 40);
 using Crc = uint32_t;
 
+// Puts `value` at the beginning of `bytes`, which are enough, and moves past it.
 template <typename T>
-void append(std::vector<std::byte>& out, const T& value) {
-    auto bytes = std::as_bytes(std::span(&value, 1));
-    out.insert(out.end(), bytes.begin(), bytes.end());
+void put(std::span<std::byte>& bytes, const T& value) {
+    std::memcpy(bytes.data(), &value, sizeof(T));
+    bytes = bytes.subspan(sizeof(T));
 }
 
 // The T that stands at the beginning of `bytes`, which is long enough, and moves past it.
@@ -59,16 +60,17 @@ std::vector<std::byte> LayerMap::serialize() const {
     Header header = {kMagic, kVersion, kClusterBytes, clusters_, count_, 0};
     for (const auto& chunk : chunks_)
         header.chunks += chunk != nullptr;
-    std::vector<std::byte> out;
-    out.reserve(sizeof(Header) + header.chunks * (sizeof(uint64_t) + sizeof(Chunk)) + sizeof(Crc));
-    append(out, header);
+    std::vector<std::byte> out(sizeof(Header) + header.chunks * (sizeof(uint64_t) + sizeof(Chunk)) +
+                               sizeof(Crc));
+    std::span<std::byte> rest = out;
+    put(rest, header);
     for (uint64_t index = 0; index < chunks_.size(); index++) {
         if (chunks_[index]) {
-            append(out, index);
-            append(out, *chunks_[index]);
+            put(rest, index);
+            put(rest, *chunks_[index]);
         }
     }
-    append(out, Crc{crc32c(out)});
+    put(rest, Crc{crc32c(std::span(out).first(out.size() - sizeof(Crc)))});
     return out;
 }
 
