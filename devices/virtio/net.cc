@@ -70,18 +70,18 @@ Result<MacAddress> random_mac() {
     return mac;
 }
 
-Result<std::unique_ptr<NetDevice>> NetDevice::create(NetConfig config, const GuestMemory& memory,
+Result<std::unique_ptr<VirtioNet>> VirtioNet::create(NetConfig config, const GuestMemory& memory,
                                                      EventLoop& loop) {
     if (is_group(config.mac) || config.mac == MacAddress{})
         return fail(Code::invalid_argument, config.name + ": mac is a group address or all zeroes");
     auto backend = open_backend(config, loop);
     if (!backend)
         return std::unexpected(std::move(backend).error().within(config.name));
-    return std::unique_ptr<NetDevice>(
-        new NetDevice(std::move(config), std::move(*backend), memory, loop));
+    return std::unique_ptr<VirtioNet>(
+        new VirtioNet(std::move(config), std::move(*backend), memory, loop));
 }
 
-NetDevice::NetDevice(NetConfig config, std::unique_ptr<NetBackend> backend,
+VirtioNet::VirtioNet(NetConfig config, std::unique_ptr<NetBackend> backend,
                      const GuestMemory& memory, EventLoop& loop)
     : VirtioDevice(VIRTIO_ID_NET, memory, loop, kQueueSizes),
       name_(std::move(config.name)),
@@ -91,9 +91,9 @@ NetDevice::NetDevice(NetConfig config, std::unique_ptr<NetBackend> backend,
     backend_->attach(this);
 }
 
-NetDevice::~NetDevice() = default;
+VirtioNet::~VirtioNet() = default;
 
-uint64_t NetDevice::device_features() const {
+uint64_t VirtioNet::device_features() const {
     uint64_t features = bit(kNetMac) | bit(kNetStatus) | bit(kNetMergeableBuffers);
     if (offloads_)
         features |= bit(kNetCsum) | bit(kNetGuestCsum) | bit(kNetGuestTso4) | bit(kNetGuestTso6) |
@@ -101,7 +101,7 @@ uint64_t NetDevice::device_features() const {
     return features;
 }
 
-void NetDevice::read_config(uint32_t offset, std::span<std::byte> bytes) const {
+void VirtioNet::read_config(uint32_t offset, std::span<std::byte> bytes) const {
     NetConfigSpace space;
     space.mac = mac_;
     space.status = link_up_ ? kNetLinkUp : 0;
@@ -111,23 +111,23 @@ void NetDevice::read_config(uint32_t offset, std::span<std::byte> bytes) const {
                     std::min(bytes.size(), sizeof(space) - offset));
 }
 
-void NetDevice::start_io() {
+void VirtioNet::start_io() {
     queues()[kRxQueue].disable_kicks();  // until a frame waits for room
     if (link_up_)
         backend_->start(features());
 }
 
-void NetDevice::stop_io() {
+void VirtioNet::stop_io() {
     backend_->stop();
 }
 
-void NetDevice::process() {
+void VirtioNet::process() {
     process_tx();
     if (link_up_)
         backend_->pump();
 }
 
-void NetDevice::link_lost() {
+void VirtioNet::link_lost() {
     if (!link_up_)
         return;
     link_up_ = false;
@@ -137,7 +137,7 @@ void NetDevice::link_lost() {
 }
 
 // Interrupts are told once for all that the completions at hand have brought.
-void NetDevice::schedule_flush() {
+void VirtioNet::schedule_flush() {
     if (flush_scheduled_)
         return;
     flush_scheduled_ = true;
@@ -145,7 +145,7 @@ void NetDevice::schedule_flush() {
     loop_.defer([this] { flush(); });
 }
 
-void NetDevice::flush() {
+void VirtioNet::flush() {
     flush_scheduled_ = false;
     notify_used(kRxQueue);
     notify_used(kTxQueue);

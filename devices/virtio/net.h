@@ -43,15 +43,15 @@ struct NetCounters {
 };
 
 // Loop thread only.
-class NetDevice final : public VirtioDevice, private NetSink {
+class VirtioNet final : public VirtioDevice, private NetSink {
   public:
     static constexpr uint16_t kRxQueue = 0;
     static constexpr uint16_t kTxQueue = 1;
 
     // Opens the back end. Errors name the field, the value and the bound.
-    static Result<std::unique_ptr<NetDevice>> create(NetConfig config, const GuestMemory& memory,
+    static Result<std::unique_ptr<VirtioNet>> create(NetConfig config, const GuestMemory& memory,
                                                      EventLoop& loop);
-    ~NetDevice() override;
+    ~VirtioNet() override;
 
     const char* name() const override { return name_.c_str(); }
     void read_config(uint32_t offset, std::span<std::byte> bytes) const override;
@@ -61,7 +61,7 @@ class NetDevice final : public VirtioDevice, private NetSink {
     bool offloads() const { return offloads_; }
 
   private:
-    NetDevice(NetConfig config, std::unique_ptr<NetBackend> backend, const GuestMemory& memory,
+    VirtioNet(NetConfig config, std::unique_ptr<NetBackend> backend, const GuestMemory& memory,
               EventLoop& loop);
 
     uint64_t device_features() const override;

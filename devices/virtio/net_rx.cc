@@ -5,7 +5,7 @@
 
 namespace spore {
 
-bool NetDevice::receive(const NetHeader& header, std::span<const std::byte> frame) {
+bool VirtioNet::receive(const NetHeader& header, std::span<const std::byte> frame) {
     if (!active() || failed())
         return false;
     switch (gather(sizeof(NetHeader) + frame.size())) {
@@ -24,7 +24,7 @@ bool NetDevice::receive(const NetHeader& header, std::span<const std::byte> fram
 }
 
 // Pops chains into gathered_ until they hold `bytes`; if they do not, they are put back.
-NetDevice::Room NetDevice::gather(size_t bytes) {
+VirtioNet::Room VirtioNet::gather(size_t bytes) {
     Queue& queue = queues()[kRxQueue];
     size_t room = 0;
     while (room < bytes) {
@@ -63,14 +63,14 @@ NetDevice::Room NetDevice::gather(size_t bytes) {
     return Room::enough;
 }
 
-void NetDevice::put_back() {
+void VirtioNet::put_back() {
     while (!gathered_.empty()) {
         queues()[kRxQueue].unpop(std::move(gathered_.back()));
         gathered_.pop_back();
     }
 }
 
-void NetDevice::deliver(NetHeader header, std::span<const std::byte> frame) {
+void VirtioNet::deliver(NetHeader header, std::span<const std::byte> frame) {
     Queue& queue = queues()[kRxQueue];
     header.buffers = static_cast<uint16_t>(gathered_.size());
     net_counters_.rx_frames++;

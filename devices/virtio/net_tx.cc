@@ -3,7 +3,7 @@
 
 namespace spore {
 
-void NetDevice::process_tx() {
+void VirtioNet::process_tx() {
     Queue& queue = queues()[kTxQueue];
     queue.disable_kicks();
     // One queue's worth at a time: a guest that fills as fast as this empties must not keep the
@@ -30,7 +30,7 @@ void NetDevice::process_tx() {
     }
 }
 
-void NetDevice::transmit(DescriptorChain chain) {
+void VirtioNet::transmit(DescriptorChain chain) {
     NetSend send;
     copy_from(chain.readable(), 0, std::as_writable_bytes(std::span(&send.header, 1)));
     if (malformed(chain, send.header) != nullptr) {
@@ -49,7 +49,7 @@ void NetDevice::transmit(DescriptorChain chain) {
 }
 
 // What is wrong with a packet, or null. `header` is the host's copy.
-const char* NetDevice::malformed(const DescriptorChain& chain, const NetHeader& header) const {
+const char* VirtioNet::malformed(const DescriptorChain& chain, const NetHeader& header) const {
     if (chain.readable_bytes() < sizeof(NetHeader) + ETH_HLEN)
         return "shorter than its headers";
     size_t frame = chain.readable_bytes() - sizeof(NetHeader);
@@ -78,7 +78,7 @@ const char* NetDevice::malformed(const DescriptorChain& chain, const NetHeader& 
     return nullptr;
 }
 
-void NetDevice::sent(DescriptorChain chain, size_t frame_bytes, bool ok) {
+void VirtioNet::sent(DescriptorChain chain, size_t frame_bytes, bool ok) {
     if (ok) {
         net_counters_.tx_frames++;
         net_counters_.tx_bytes += frame_bytes;

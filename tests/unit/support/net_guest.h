@@ -55,7 +55,7 @@ struct ReceivedFrame {
 
 class NetGuest {
   public:
-    explicit NetGuest(std::unique_ptr<NetDevice> net_device, GuestMemory& guest_memory,
+    explicit NetGuest(std::unique_ptr<VirtioNet> net_device, GuestMemory& guest_memory,
                       uint64_t features)
         : memory(guest_memory), device(std::move(net_device)) {
         device->attach(&line);
@@ -68,7 +68,7 @@ class NetGuest {
             EXPECT_TRUE(memory.write_bytes(GuestAddress(base), zeroes).has_value());
         EXPECT_TRUE(device->set_features(features | feature_bit(VIRTIO_F_VERSION_1)).has_value());
         for (FakeDriver* driver : {&rx, &tx}) {
-            size_t index = driver == &tx ? NetDevice::kTxQueue : NetDevice::kRxQueue;
+            size_t index = driver == &tx ? VirtioNet::kTxQueue : VirtioNet::kRxQueue;
             ASSERT_TRUE(
                 device->queues()[index]
                     .configure(driver->queue_state(), device->has_feature(kFeatureEventIndex))
@@ -123,7 +123,7 @@ class NetGuest {
     FakeDriver rx{memory, GuestAddress(1 * limits::kMiB), 256, 7 * limits::kMiB};
     FakeDriver tx{memory, GuestAddress(8 * limits::kMiB), 256, 8 * limits::kMiB};
     CountingLine line;
-    std::unique_ptr<NetDevice> device;
+    std::unique_ptr<VirtioNet> device;
     std::map<uint32_t, std::vector<Buffer>> posted;  // by head
     unsigned in_flight = 0;
 

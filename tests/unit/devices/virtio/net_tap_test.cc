@@ -115,11 +115,11 @@ class NetTapTest : public testing::Test {
         address.sll_ifindex = static_cast<int>(::if_nametoindex(name));
         ASSERT_EQ(::bind(host.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
     }
-    Result<std::unique_ptr<NetDevice>> create(const std::string& tap = "spore0") {
+    Result<std::unique_ptr<VirtioNet>> create(const std::string& tap = "spore0") {
         NetConfig config;
         config.mac = {2, 0, 0, 0, 0, 1};
         config.tap = tap;
-        return NetDevice::create(std::move(config), memory, *loop);
+        return VirtioNet::create(std::move(config), memory, *loop);
     }
     void start(uint64_t features) {
         auto device = create();
@@ -188,7 +188,7 @@ TEST_F(NetTapTest, OffersOffloadsUnlessToldNotTo) {
     config.mac = {2, 0, 0, 0, 0, 1};
     config.tap = "spore0";
     config.offloads = false;
-    device = NetDevice::create(std::move(config), memory, *loop);
+    device = VirtioNet::create(std::move(config), memory, *loop);
     ASSERT_TRUE(device.has_value()) << device.error().message;
     EXPECT_EQ((*device)->offered_features() & (kSendOffloads | kReceiveOffloads), 0u);
 }
@@ -347,7 +347,7 @@ TEST_F(NetTapTest, TakesAnOpenDescriptorAndChecksIt) {
         NetConfig config;
         config.mac = {2, 0, 0, 0, 0, 1};
         config.tap_fd = std::move(tap);
-        return NetDevice::create(std::move(config), memory, *loop);
+        return VirtioNet::create(std::move(config), memory, *loop);
     };
     EXPECT_TRUE(create_with(open(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)).has_value());
     for (int flags : {IFF_TAP | IFF_NO_PI, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR}) {

@@ -50,11 +50,11 @@ class NetSocketTest : public testing::Test {
         EXPECT_EQ(::fcntl(peer.get(), F_SETFL, O_NONBLOCK), 0);
         return UniqueFd(ends[0]);
     }
-    std::unique_ptr<NetDevice> make_device() {
+    std::unique_ptr<VirtioNet> make_device() {
         NetConfig config;
         config.mac = {2, 0, 0, 0, 0, 1};
         config.socket_fd = make_pair();
-        auto device = NetDevice::create(std::move(config), memory, *loop);
+        auto device = VirtioNet::create(std::move(config), memory, *loop);
         EXPECT_TRUE(device.has_value()) << device.error().message;
         return std::move(*device);
     }
@@ -161,7 +161,7 @@ TEST_F(NetSocketTest, SendsAFrameBehindItsLength) {
     EXPECT_EQ(bytes, framed(frame));
     EXPECT_EQ(counters().tx_frames, 1u);
     EXPECT_EQ(counters().tx_bytes, 100u);
-    EXPECT_EQ(guest->line.used[NetDevice::kTxQueue], 1u);
+    EXPECT_EQ(guest->line.used[VirtioNet::kTxQueue], 1u);
     EXPECT_EQ(guest->tx.take_used()->written, 0u);
 }
 
@@ -190,7 +190,7 @@ TEST_F(NetSocketTest, ReceivesAFrame) {
     EXPECT_EQ(received.header.flags, 0);
     EXPECT_EQ(counters().rx_frames, 1u);
     EXPECT_EQ(counters().rx_bytes, 1514u);
-    EXPECT_EQ(guest->line.used[NetDevice::kRxQueue], 1u);
+    EXPECT_EQ(guest->line.used[VirtioNet::kRxQueue], 1u);
 }
 
 TEST_F(NetSocketTest, ReceivesFramesThatComeByteByByte) {
@@ -506,7 +506,7 @@ TEST_F(NetSocketTest, GoesOnInAnotherDeviceFromSavedState) {
 
 TEST_F(NetSocketTest, RefusesConfigurationsByFieldAndValue) {
     auto refused = [&](NetConfig config, Code code, std::string_view part) {
-        auto device = NetDevice::create(std::move(config), memory, *loop);
+        auto device = VirtioNet::create(std::move(config), memory, *loop);
         ASSERT_FALSE(device.has_value()) << part;
         EXPECT_EQ(device.error().code, code) << device.error().message;
         EXPECT_NE(device.error().message.find(part), std::string::npos) << device.error().message;
@@ -554,7 +554,7 @@ TEST_F(NetSocketTest, RefusesConfigurationsByFieldAndValue) {
 
     ASSERT_EQ(::listen(listener.get(), 1), 0);
     auto device =
-        NetDevice::create(with([&](NetConfig& c) { c.socket_path = path; }), memory, *loop);
+        VirtioNet::create(with([&](NetConfig& c) { c.socket_path = path; }), memory, *loop);
     EXPECT_TRUE(device.has_value());
     std::filesystem::remove_all(directory);
 }
