@@ -19,13 +19,12 @@
 #include "hypervisor/kvm/vcpu.h"
 #include "hypervisor/kvm/vm.h"
 #include "hypervisor/memory/guest_memory.h"
+#include "hypervisor/snapshot/state.h"
 #include "hypervisor/vmm/config.h"
 #include "hypervisor/vmm/control_server.h"
 #include "hypervisor/vmm/vcpu_thread.h"
 
 namespace spore {
-
-struct MachineState;  // hypervisor/snapshot/state.h
 
 // Made, driven and destroyed on the loop thread; the vCPU threads come in through ExitHandler only.
 class Machine final : public ControlTarget,
@@ -54,36 +53,50 @@ class Machine final : public ControlTarget,
     void push_input(std::span<const std::byte> bytes) { serial_.push_input(bytes); }
 
     // ControlTarget
-    Status control_status() override;
+    ControlTarget::Status control_status() override;
     void control_pause(Done done) override;
     void control_resume(Done done) override;
     void control_snapshot(const std::string& directory, Done done) override;
     void control_quit() override;
 
   private:
-    enum class RunState { built, running, pausing, paused, ended };
+    enum class RunState { paused, running, pausing, ended };  // made paused
 
     struct DiskDevice {
-        DiskConfig config;
+        DiskState state;
+        std::string top;  // of a layered disk: the file that takes the writes
         VirtioBlock* device;
     };
 
     Machine(EventLoop& loop, MachineConfig config, Serial::Sink console, OnEnd on_end);
 
     // machine_build.cc
-    Status build_vm(GuestMemory memory);
-    Status add_devices();
-    Status plug(std::unique_ptr<VirtioDevice> device);
-    Status make_vcpus();
-    Status load_boot_state();
-    // machine_snapshot.cc
-    Result<MachineState> save_state() const;
-    spore::Status write_snapshot(const std::string& directory);
+    spore::Status build_vm();
+    spore::Status add_devices();
+    spore::Status add_disk(const DiskConfig& config);
+    spore::Status add_network(const NetworkConfig& network);
+    spore::Status add_vsock(uint64_t cid);
+    spore::Status plug(std::unique_ptr<VirtioDevice> device);
+    spore::Status make_vcpus();
+    spore::Status load_boot_state();
+
+    // machine_restore.cc
+    spore::Status rebuild_devices(const MachineState& state, const std::string& directory,
+                                  const MachineConfig& overrides);
+    spore::Status rebuild_disk(const DiskState& disk, const std::string& directory,
+                               const MachineConfig& overrides);
+    spore::Status rebuild_network(const NetworkState& network, const MachineConfig& overrides);
     spore::Status load_state(const MachineState& state);
 
-    // machine_run.cc
-    void pause_vcpus();
-    void quiesce_devices(std::function<void()> done);
+    // machine_snapshot.cc
+    spore::Status write_snapshot(const std::string& directory);
+    Result<MachineState> save_state();
+    spore::Status save_disks(const std::string& directory);
+
+    // machine.cc
+    void park_vcpus();
+    void quiesce_devices();
+    void paused();
     void end(const VmExit& exit);
 
     // ExitHandler, on vCPU threads
@@ -100,7 +113,7 @@ class Machine final : public ControlTarget,
     EventLoop& loop_;
     MachineConfig config_;
     OnEnd on_end_;
-    RunState state_ = RunState::built;
+    RunState state_ = RunState::paused;
 
     // In an order whose reverse is that of taking them down.
     std::optional<Kvm> kvm_;
@@ -111,14 +124,16 @@ class Machine final : public ControlTarget,
     std::vector<std::unique_ptr<VirtioDevice>> devices_;
     std::vector<std::unique_ptr<VirtioPciTransport>> transports_;
     std::vector<DiskDevice> disks_;
-    std::vector<VirtioNet*> networks_;
+    std::vector<NetDevice*> networks_;
     VsockDevice* vsock_ = nullptr;
-    std::vector<std::unique_ptr<Vcpu>> vcpus_;
+    std::vector<Vcpu> vcpus_;
     std::vector<std::unique_ptr<VcpuThread>> threads_;
 
     std::vector<Done> pause_waiters_;
+    std::atomic<uint32_t> vcpus_running_ = 0;  // while parking: those not out yet
+    uint32_t devices_running_ = 0;             // while quiescing
+    bool announce_reset_ = false;              // restored: the guest's vsock connections are gone
     uint64_t built_monotonic_ns_ = 0;
-    std::atomic<uint64_t> first_exit_monotonic_ns_ = 0;
 };
 
 }  // namespace spore
