@@ -62,13 +62,16 @@ T take(Result<T>&& result) {
 inline void take(Status&&) {}
 }  // namespace detail
 
-// Evaluates to the value of a Result, or returns its error from the enclosing function.
-#define TRY(expression)                                             \
-    ({                                                              \
-        auto try_result_ = (expression);                            \
-        if (!try_result_) [[unlikely]]                              \
-            return std::unexpected(std::move(try_result_).error()); \
-        ::spore::detail::take(std::move(try_result_));              \
+// Evaluates to the value of a Result, or returns its error from the enclosing function. The counter
+// gives each use its own name: one may stand within another.
+#define TRY(expression) SPORE_TRY_EXPANDED(expression, __COUNTER__)
+#define SPORE_TRY_EXPANDED(expression, number) SPORE_TRY(expression, number)
+#define SPORE_TRY(expression, number)                                        \
+    ({                                                                       \
+        auto try_result_##number = (expression);                             \
+        if (!try_result_##number) [[unlikely]]                               \
+            return std::unexpected(std::move(try_result_##number).error());  \
+        ::spore::detail::take(std::move(try_result_##number));               \
     })
 
 }  // namespace spore

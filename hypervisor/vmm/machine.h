@@ -28,9 +28,9 @@ namespace spore {
 
 // Made, driven and destroyed on the loop thread; the vCPU threads come in through ExitHandler only.
 class Machine final : public ControlTarget,
-                      private ExitHandler,
-                      private MsiSink,
-                      private DoorbellRegistry {
+                      public ExitHandler,
+                      public MsiSink,
+                      public DoorbellRegistry {
   public:
     // Called once on the loop thread when the VM has ended by itself.
     using OnEnd = std::function<void(const VmExit&)>;
