@@ -124,7 +124,7 @@ class Machine final : public ControlTarget,
     std::vector<std::unique_ptr<VirtioDevice>> devices_;
     std::vector<std::unique_ptr<VirtioPciTransport>> transports_;
     std::vector<DiskDevice> disks_;
-    std::vector<NetDevice*> networks_;
+    std::vector<VirtioNet*> networks_;
     VsockDevice* vsock_ = nullptr;
     std::vector<Vcpu> vcpus_;
     std::vector<std::unique_ptr<VcpuThread>> threads_;

@@ -110,7 +110,7 @@ spore::Status Machine::add_network(const NetworkConfig& network) {
     config.mac = network.mac.empty() ? TRY(random_mac()) : TRY(parse_mac(network.mac));
     config.tap = network.tap;
     config.socket_path = network.socket_path;
-    auto device = TRY(NetDevice::create(std::move(config), memory_, loop_));
+    auto device = TRY(VirtioNet::create(std::move(config), memory_, loop_));
     networks_.push_back(device.get());
     return plug(std::move(device));
 }
