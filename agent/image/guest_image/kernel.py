@@ -4,9 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 
-from guest_image import elf, kernel_stock, kernel_tuned
+from guest_image import kernel_stock, kernel_tuned
 from guest_image.apt import file_sha256
 from guest_image.failure import Failure, temporary_directory
 
@@ -22,14 +21,18 @@ def fingerprint(name):
     maker = MAKERS[name]
     for part in (f'{FORMAT}', *maker.inputs()):
         digest.update(part.encode() + b'\0')
-    for module in (sys.modules[__name__], elf, maker):
-        digest.update(file_sha256(module.__file__).encode())
+    digest.update(file_sha256(maker.__file__).encode())
     return digest.hexdigest()
 
 
 def cached(name, cache):
     """The directory of kernel `name` if it is made already, else None."""
-    path = directory(name, cache, fingerprint(name))
+    try:
+        path = directory(name, cache, fingerprint(name))
+    except Failure as failure:
+        if failure.code == 'not_found':
+            return None  # its package is not in Debian's lists here, so it was not made from it
+        raise
     return path if os.path.exists(os.path.join(path, DESCRIPTION)) else None
 
 

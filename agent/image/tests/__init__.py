@@ -1,0 +1,1 @@
+"""Tests of agent/image; selftest runs them."""
