@@ -190,7 +190,9 @@ void EventLoop::iterate(const __kernel_timespec* limit) {
     bool ran = run_posted();
     ran |= run_deferred();
     if (ran) {
-        io_uring_submit(&ring_);  // what the tasks changed is looked at before waiting again
+        // What the tasks changed is looked at before waiting again. Completions must be fetched all
+        // the same (DEFER_TASKRUN): tasks may follow upon tasks for long.
+        io_uring_submit_and_get_events(&ring_);
     } else if (limit == nullptr) {
         io_uring_submit_and_wait(&ring_, 1);
     } else {

@@ -112,6 +112,24 @@ TEST_F(EventLoopTest, CallsFromOtherThreadsRunOnTheLoopThread) {
         thread.join();
 }
 
+TEST_F(EventLoopTest, TasksWithoutEndDoNotKeepCompletionsAway) {
+    auto [file, peer] = socket_pair();
+    int32_t got = 0;
+    std::array<std::byte, 16> buffer;
+    Operation op([&](int32_t result) { got = result; });
+    int tasks = 0;
+    std::function<void()> again = [&, &peer = peer] {
+        if (++tasks == 10) {  // the ring is waiting by now
+            EXPECT_EQ(::write(peer.get(), "abc", 3), 3);
+        }
+        if (got == 0)
+            loop->defer(again);
+    };
+    loop->recv(op, file, buffer);
+    loop->defer(again);
+    EXPECT_TRUE(until([&] { return got == 3; }));
+}
+
 TEST_F(EventLoopTest, StopEndsRunAndLaterCallsSaySo) {
     std::thread other([&] {
         EXPECT_TRUE(loop->call([] {}));
