@@ -2,7 +2,7 @@
 
 // The packets of the vsock device (virtio 1.2 §5.10.6) and its arithmetic of credit. UNTRUSTED:
 // every header from the guest is copied out once and taken apart in vsock_tx.cc. Fuzz target:
-// fuzz_vsock.
+// fuzz-vsock.
 
 #include <linux/virtio_vsock.h>
 

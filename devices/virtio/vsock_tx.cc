@@ -1,5 +1,5 @@
 // The vsock device's tx queue: packets from the guest. UNTRUSTED: a packet's header is copied out
-// once and every field of it checked here. Fuzz target: fuzz_vsock.
+// once and every field of it checked here. Fuzz target: fuzz-vsock.
 
 #include <sys/socket.h>
 
