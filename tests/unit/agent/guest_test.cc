@@ -1,0 +1,215 @@
+// Sealing, identity and what they may do when, with a System that is not this machine.
+
+#include "agent/guest.h"
+
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "agent/server.h"
+#include "tests/unit/agent/running_agent.h"
+
+namespace spore {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+// Keeps a list of what was asked of it in a file, one word a line, and fails where told to.
+class FakeSystem : public System {
+  public:
+    FakeSystem(std::string log, std::string failing)
+        : log_(std::move(log)), failing_(std::move(failing)) {}
+
+    Status add_entropy(std::span<const std::byte> entropy) override {
+        return note("entropy " + std::to_string(entropy.size()));
+    }
+    Status step_clock(uint64_t ns) override {
+        return note(ns > 1'000'000'000'000'000'000 ? "clock" : "clock wrong");
+    }
+    Status set_hostname(const std::string& name) override { return note("hostname " + name); }
+    Status set_machine_id(const std::string& id) override { return note("machine-id " + id); }
+    std::string boot_id() override { return "boot-" + std::to_string(boots_); }
+    Status renew_boot_id() override {
+        ++boots_;
+        return note("boot-id");
+    }
+    Status configure_network(const NetworkSettings& settings) override {
+        return note("network " + std::to_string(settings.prefix_bits) + " " +
+                    std::to_string(settings.dns.size()));
+    }
+    Status freeze_commands() override { return note("freeze"); }
+    Status thaw_commands() override { return note("thaw"); }
+    Status sync_disks() override { return note("sync"); }
+    Status grow_root() override { return note("grow"); }
+    Status allow_power_off() override { return note("power-off"); }
+
+  private:
+    Status note(const std::string& what) {
+        std::ofstream(log_, std::ios::app) << what << "\n";
+        if (!failing_.empty() && what.starts_with(failing_) &&
+            !std::filesystem::exists(log_ + ".repaired"))
+            return fail(Code::internal, failing_ + " fails here");
+        return {};
+    }
+
+    std::string log_, failing_;
+    int boots_ = 0;
+};
+
+class GuestTest : public testing::Test {
+  protected:
+    void start(const std::string& failing = "") {
+        agent.emplace([failing](const std::string& path) {
+            FakeSystem system(path + ".log", failing);
+            auto server = std::move(*Server::create(system));
+            if (server->listen_unix(path))
+                (void)server->run();
+            ::_exit(0);
+        });
+        client.emplace(agent->client());
+    }
+    std::vector<std::string> log() const {
+        std::ifstream file(agent->path() + ".log");
+        std::vector<std::string> lines;
+        for (std::string line; std::getline(file, line);)
+            lines.push_back(line);
+        return lines;
+    }
+    Code exec_code() {
+        const auto outcome = run(*client, shell("exit 0"));
+        return outcome ? Code{-1} : outcome.error().code;
+    }
+    static AgentIdentity identity() {
+        return {.hostname = "clone-1", .machine_id = std::string(32, 'a')};
+    }
+
+    static constexpr Code kRuns = Code{-1};
+    std::optional<RunningAgent> agent;
+    std::optional<AgentClient> client;
+};
+
+TEST_F(GuestTest, RunsCommandsWhenFreshlyBooted) {
+    start();
+    EXPECT_FALSE(client->info().sealed);
+    EXPECT_EQ(exec_code(), kRuns);
+}
+
+TEST_F(GuestTest, RefusesCommandsBetweenSnapshotAndIdentity) {
+    start();
+    ASSERT_TRUE(client->prepare_snapshot(soon()));
+    EXPECT_THAT(log(), ElementsAre("freeze", "sync"));
+    const auto refused = run(*client, shell("exit 0"));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Code::unavailable);
+    EXPECT_THAT(refused.error().message, HasSubstr("no identity yet"));
+    EXPECT_TRUE(agent->client().info().sealed);
+
+    ASSERT_TRUE(client->identify(identity(), soon()));
+    EXPECT_THAT(log(), ElementsAre("freeze", "sync", "entropy 64", "clock", "hostname clone-1",
+                                   "machine-id " + std::string(32, 'a'), "boot-id", "thaw"));
+    EXPECT_EQ(exec_code(), kRuns);
+    const AgentClient later = agent->client();
+    EXPECT_FALSE(later.info().sealed);
+    EXPECT_EQ(later.info().boot_id, "boot-1");
+}
+
+class GuestFails : public GuestTest, public testing::WithParamInterface<const char*> {};
+
+TEST_P(GuestFails, AndStaysSealed) {
+    start(GetParam());
+    AgentIdentity wanted = identity();
+    wanted.network = AgentNetwork{.address = "10.0.0.2"};
+    const Status failed = client->identify(wanted, soon());
+    ASSERT_FALSE(failed);
+    EXPECT_THAT(failed.error().message, HasSubstr(std::string(GetParam()) + " fails here"));
+    EXPECT_EQ(exec_code(), Code::unavailable);
+    std::ofstream(agent->path() + ".log.repaired") << "";
+    ASSERT_TRUE(client->identify(wanted, soon()));
+    EXPECT_EQ(exec_code(), kRuns);
+}
+
+INSTANTIATE_TEST_SUITE_P(Step, GuestFails,
+                         testing::Values("entropy", "clock", "hostname", "machine-id", "boot-id",
+                                         "network", "thaw"));
+
+TEST_F(GuestTest, StaysSealedWhenTheSnapshotCannotBePrepared) {
+    start("sync");
+    EXPECT_FALSE(client->prepare_snapshot(soon()));
+    EXPECT_EQ(exec_code(), Code::unavailable);
+}
+
+TEST_F(GuestTest, RefusesABadIdentityAndChangesNothing) {
+    start();
+    const auto refuse = [&](auto change) {
+        AgentIdentity bad = identity();
+        change(bad);
+        const Status refused = client->identify(bad, soon());
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, Code::invalid_argument) << refused.error().message;
+    };
+    refuse([](auto& bad) { bad.hostname = ""; });
+    refuse([](auto& bad) { bad.hostname = "-a"; });
+    refuse([](auto& bad) { bad.hostname = "a b"; });
+    refuse([](auto& bad) { bad.hostname = "a\nb"; });
+    refuse([](auto& bad) { bad.hostname = std::string(64, 'a'); });
+    refuse([](auto& bad) { bad.machine_id = std::string(31, 'a'); });
+    refuse([](auto& bad) { bad.machine_id = std::string(32, 'G'); });
+    refuse([](auto& bad) { bad.entropy.resize(31); });
+    refuse([](auto& bad) { bad.entropy.resize(513); });
+    refuse([](auto& bad) { bad.environment = {{"", "x"}}; });
+    refuse([](auto& bad) { bad.network = AgentNetwork{.address = "10.0.0"}; });
+    refuse([](auto& bad) { bad.network = AgentNetwork{.address = "10.0.0.1", .prefix_bits = 33}; });
+    refuse([](auto& bad) { bad.network = AgentNetwork{.gateway = "10.0.0.1"}; });
+    refuse([](auto& bad) { bad.network = AgentNetwork{.mac = {1, 2, 3, 4, 5}}; });
+    refuse([](auto& bad) { bad.network = AgentNetwork{.mac = {1, 2, 3, 4, 5, 6}}; });
+    EXPECT_TRUE(log().empty());
+    EXPECT_EQ(exec_code(), kRuns);
+}
+
+TEST_F(GuestTest, GivesTheIdentitysEnvironmentToCommands) {
+    start();
+    AgentIdentity wanted = identity();
+    wanted.environment = {{"TOKEN", "one two"}, {"PATH", "/bin:/usr/bin"}};
+    wanted.network = AgentNetwork{.mac = {2, 0, 0, 0, 0, 1},
+                                  .address = "10.0.0.2",
+                                  .prefix_bits = 30,
+                                  .gateway = "10.0.0.1",
+                                  .dns = {"10.0.0.1", "1.1.1.1"}};
+    ASSERT_TRUE(client->identify(wanted, soon()));
+    EXPECT_THAT(log(), testing::Contains("network 30 2"));
+    EXPECT_EQ(run(*client, shell("echo $TOKEN $PATH"))->out, "one two /bin:/usr/bin\n");
+    ExecRequest without = shell("echo ${TOKEN-unset}");
+    without.unset = {"TOKEN"};
+    EXPECT_EQ(run(*client, without)->out, "unset\n");
+}
+
+TEST_F(GuestTest, EndsAfterItHasConfirmedPowerOff) {
+    start();
+    ASSERT_TRUE(client->power_off(soon()));
+    const Status gone = client->ping(soon());
+    ASSERT_FALSE(gone);
+    EXPECT_EQ(gone.error().code, Code::unavailable);
+}
+
+TEST_F(GuestTest, GrowsTheRoot) {
+    start();
+    EXPECT_TRUE(client->grow_root(soon()));
+    EXPECT_THAT(log(), ElementsAre("grow"));
+}
+
+TEST(DetachedAgent, LeavesThisMachineAlone) {
+    RunningAgent agent;
+    AgentClient client = agent.client();
+    for (const Status& refused :
+         {client.power_off(soon()), client.grow_root(soon()), client.prepare_snapshot(soon()),
+          client.identify({.hostname = "a", .machine_id = std::string(32, '0')}, soon())}) {
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, Code::unavailable);
+        EXPECT_THAT(refused.error().message, HasSubstr("not PID 1"));
+    }
+}
+
+}  // namespace
+}  // namespace spore
