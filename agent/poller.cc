@@ -56,7 +56,8 @@ Status Poller::wait(int timeout_ms) {
         return fail_errno("epoll_wait");
     }
     for (int i = 0; i < count; ++i) {
-        const auto found = watches_.find(events[i].data.u64);
+        const uint64_t id = events[i].data.u64;  // a copy: the structure is packed
+        const auto found = watches_.find(id);
         if (found != watches_.end())
             found->second->handler_(events[i].events);
     }
