@@ -57,18 +57,12 @@ Result<ExecRequest> make_request(const ExecOptions& options) {
         request.argv = options.argv;
     }
     for (const auto& [name, value] : TRY(parse_pairs("env", options.environment)))
-        request.env.push_back(name + "=" + value);
+        request.environment.emplace_back(name, value);
     request.cwd = options.directory;
     request.user = options.user;
     if (!options.limit.empty())
         request.timeout = TRY(parse_duration("timeout", options.limit));
     return request;
-}
-
-int status_of(const ExecResult& result) {
-    if (result.timed_out)
-        return kExitTimedOut;
-    return result.signal != 0 ? 128 + result.signal : result.exit_status;
 }
 
 Status run_command(Context& context, const ExecOptions& options) {
@@ -84,29 +78,31 @@ Status run_command(Context& context, const ExecOptions& options) {
     ExecStreams streams;
     Capture out, err;
     bool json = context.globals.json;
-    streams.on_stdout = [&](std::span<const std::byte> bytes) {
-        if (json)
-            out.add(bytes);
-        else if (!write_all(STDOUT_FILENO, bytes))
-            agent.cancel();
+    auto sink = [json](int fd, Capture& capture) {
+        return [json, fd, &capture](std::span<const std::byte> bytes) -> Status {
+            if (json)
+                capture.add(bytes);
+            else if (!write_all(fd, bytes))
+                return fail_errno(fd == STDOUT_FILENO ? "standard output" : "standard error");
+            return {};
+        };
     };
-    streams.on_stderr = [&](std::span<const std::byte> bytes) {
-        if (json)
-            err.add(bytes);
-        else if (!write_all(STDERR_FILENO, bytes))
-            agent.cancel();
-    };
+    streams.on_stdout = sink(STDOUT_FILENO, out);
+    streams.on_stderr = sink(STDERR_FILENO, err);
     if (options.with_stdin)
         streams.stdin_fd = STDIN_FILENO;
     auto result = TRY(agent.exec(request, streams, std::chrono::steady_clock::time_point::max()));
-    context.exit_status = status_of(result);
-    if (result.timed_out)
+    context.exit_status = result.exit_status;
+    bool timed_out = result.end == ExecResult::End::timed_out;
+    if (result.end == ExecResult::End::not_started)
+        std::fprintf(stderr, "spore: command: %s\n", result.message.c_str());
+    if (timed_out)
         std::fprintf(stderr, "spore: command: timed out after %s\n", options.limit.c_str());
     if (!json)
         return {};
     print_json({{"exit_status", result.exit_status},
                 {"signal", result.signal},
-                {"timed_out", result.timed_out},
+                {"timed_out", timed_out},
                 {"stdout", out.text},
                 {"stderr", err.text},
                 {"stdout_bytes", out.bytes},

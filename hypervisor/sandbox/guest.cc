@@ -1,5 +1,6 @@
 #include "hypervisor/sandbox/guest.h"
 
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -15,14 +16,12 @@ Result<AgentClient> connect_agent(const std::filesystem::path& run_directory,
                                   Clock::time_point deadline) {
     auto pause = std::chrono::milliseconds(2);
     for (;;) {
-        // A try of its own limit: a guest that takes the connection and says nothing is tried
-        // again.
-        auto socket = connect_unix(run_directory, kVsockName, SOCK_STREAM);
-        if (!socket)
-            return std::unexpected(std::move(socket).error());
-        auto agent = AgentClient::connect(std::move(*socket), kAgentPort, deadline);
+        auto agent = AgentClient::connect(run_directory / kVsockName, kAgentPort, deadline);
         if (agent || agent.error().code != Code::unavailable)
             return agent;
+        // Not up yet, or never to come: the VMM's other socket tells.
+        if (!connect_unix(run_directory, kControlName, SOCK_SEQPACKET))
+            return fail(Code::unavailable, "the VM has ended");
         if (Clock::now() + pause >= deadline)
             return fail(Code::timeout, "agent: did not answer in time: " + agent.error().message);
         std::this_thread::sleep_for(pause);

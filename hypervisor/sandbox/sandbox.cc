@@ -26,26 +26,20 @@ int64_t unix_ms_now() {
         .count();
 }
 
-Result<Identity> make_identity(const SandboxSpec& spec) {
-    Identity identity;
+Result<AgentIdentity> make_identity(const SandboxSpec& spec) {
+    AgentIdentity identity;
     identity.hostname = spec.id;
-    identity.entropy.resize(64);
     unsigned char machine_id[16];
-    if (::getrandom(identity.entropy.data(), identity.entropy.size(), 0) !=
-            static_cast<ssize_t>(identity.entropy.size()) ||
-        ::getrandom(machine_id, sizeof(machine_id), 0) != sizeof(machine_id))
+    if (::getrandom(machine_id, sizeof(machine_id), 0) != sizeof(machine_id))
         return fail_errno("getrandom");
     char digits[3];
     for (unsigned char byte : machine_id) {
         std::snprintf(digits, sizeof(digits), "%02x", byte);
         identity.machine_id += digits;
     }
-    identity.wall_clock_ns =
-        static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                  std::chrono::system_clock::now().time_since_epoch())
-                                  .count());
+    // Entropy and wall clock are read when the message is sent (AgentClient::identify).
     for (const auto& [name, value] : spec.environment)
-        identity.env.push_back(name + "=" + value);
+        identity.environment.emplace_back(name, value);
     return identity;
 }
 

@@ -1,7 +1,5 @@
 #include "hypervisor/sandbox/template.h"
 
-#include <sys/utsname.h>
-
 #include <algorithm>
 #include <ctime>
 #include <fstream>
@@ -132,22 +130,23 @@ Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress&
         request.argv = {"/bin/sh", "-c", command};
         std::string last;
         ExecStreams streams;
-        auto keep = [&](std::span<const std::byte> bytes) {
+        auto keep = [&](std::span<const std::byte> bytes) -> Status {
             last.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
             if (last.size() > 4096)
                 last.erase(0, last.size() - 4096);
+            return Status();
         };
         streams.on_stdout = keep;
         streams.on_stderr = keep;
         auto result = TRY(agent.exec(request, streams, Clock::now() + spec.prepare_limit));
-        if (result.exit_status != 0 || result.signal != 0)
-            return fail(
-                Code::unavailable,
-                "prepare '" + command + "': " +
-                    (result.signal != 0 ? "ended by signal " + std::to_string(result.signal)
-                                        : "exit status " + std::to_string(result.exit_status)) +
-                    (last.empty() ? ""
-                                  : ": " + last.substr(last.size() > 400 ? last.size() - 400 : 0)));
+        if (result.exit_status == 0)
+            continue;
+        std::string why = result.end == ExecResult::End::signaled
+                              ? "ended by signal " + std::to_string(result.signal)
+                              : "exit status " + std::to_string(result.exit_status);
+        size_t cut = last.size() > 400 ? last.size() - 400 : 0;
+        return fail(Code::unavailable, "prepare '" + command + "': " + why +
+                                           (last.empty() ? "" : ": " + last.substr(cut)));
     }
     return {};
 }
@@ -224,7 +223,7 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     info.kernel = spec.kernel;
     info.created = timestamp_now();
     info.cpu_template = spec.cpu_template;
-    info.agent_version = agent.agent_version();
+    info.agent_version = agent.info().version;
     info.memory_bytes = spec.memory_bytes;
     info.cpus = spec.cpus;
     info.disk_bytes = std::max(spec.disk_bytes, image.rootfs_bytes);
