@@ -91,6 +91,8 @@ Result<std::vector<uint32_t>> Kvm::msr_indices() const {
         return fail_errno("KVM_GET_MSR_INDEX_LIST");
     std::vector<uint32_t> indices(table->entries.begin(),
                                   table->entries.begin() + table->header.count);
+    // Hyper-V's: not offered to our guests, and some of them are clocks.
+    std::erase_if(indices, [](uint32_t index) { return index >> 16 == 0x4000; });
     indices.insert(indices.end(), std::begin(kMtrrs), std::end(kMtrrs));
     std::ranges::sort(indices);
     indices.erase(std::unique(indices.begin(), indices.end()), indices.end());

@@ -25,8 +25,8 @@ class Kvm {
 
     // What KVM can give a guest (KVM_GET_SUPPORTED_CPUID).
     Result<std::vector<kvm_cpuid_entry2>> supported_cpuid() const;
-    // The MSRs that make up a vCPU's state (KVM_GET_MSR_INDEX_LIST, and the MTRRs),
-    // ascending.
+    // The MSRs that make up a vCPU's state, ascending: KVM_GET_MSR_INDEX_LIST and the MTRRs,
+    // without Hyper-V's.
     Result<std::vector<uint32_t>> msr_indices() const;
 
   private:

@@ -23,8 +23,8 @@ constexpr uint8_t kLoop[] = {
 constexpr uint64_t kInstructionsPerTurn = 2;
 
 constexpr uint32_t kTurnsFirst = 100;
-constexpr uint32_t kTurnsMax = 4'000'000;
-constexpr std::chrono::milliseconds kLongEnough(20);  // an exit and re-entry are far below it
+constexpr uint32_t kTurnsMax = 1'000'000;
+constexpr std::chrono::milliseconds kLongEnough(5);  // an exit and re-entry are far below it
 
 kvm_segment segment(uint16_t selector, uint8_t type, bool code) {
     kvm_segment result = {};

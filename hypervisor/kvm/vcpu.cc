@@ -2,6 +2,7 @@
 
 #include <sys/ioctl.h>
 
+#include "hypervisor/kvm/cpuid.h"
 #include "hypervisor/kvm/kvm_abi.h"
 
 namespace spore {
@@ -35,6 +36,24 @@ Status Vcpu::set_cpuid(const std::vector<kvm_cpuid_entry2>& entries) {
     table.header.count = static_cast<uint32_t>(entries.size());
     std::copy(entries.begin(), entries.end(), table.entries.begin());
     return set(kvm_abi::kSetCpuid2, "KVM_SET_CPUID2", &table);
+}
+
+Status Vcpu::prepare_for_boot(const std::vector<kvm_cpuid_entry2>& entries) {
+    constexpr uint32_t kMsrMiscEnable = 0x1a0, kMsrMtrrDefault = 0x2ff;
+    constexpr uint64_t kFastStrings = 1, kEnabledWriteBack = 0x806;
+    TRY(set_cpuid(entries));
+    TRY(set_msrs({{kMsrMiscEnable, 0, kFastStrings}, {kMsrMtrrDefault, 0, kEnabledWriteBack}}));
+    uint64_t offered = cpuid_xcr0(entries);
+    if (offered == 1)
+        return {};  // as it is at reset
+    // At reset XCR0 is 1 and the guest sets it with XSETBV. QEMU's TCG, as a host, does not
+    // intercept that: KVM never hears of it, puts 1 back at the next entry, and the guest's XSAVE
+    // from then on saves no vector registers. What a guest sets anyway is what KVM knows if it is
+    // there from the start; INIT keeps it.
+    kvm_xcrs xcrs = {};
+    xcrs.nr_xcrs = 1;
+    xcrs.xcrs[0].value = offered;
+    return set(KVM_SET_XCRS, "KVM_SET_XCRS", &xcrs);
 }
 
 Result<kvm_regs> Vcpu::regs() const {

@@ -41,6 +41,9 @@ class Vcpu {
     kvm_run& run_page() const { return *reinterpret_cast<kvm_run*>(run_.data()); }
 
     Status set_cpuid(const std::vector<kvm_cpuid_entry2>& entries);
+    // For a machine that boots: sets CPUID and what firmware would leave behind: XCR0 with all that
+    // CPUID offers, memory cached unless a page table says else, fast string instructions.
+    Status prepare_for_boot(const std::vector<kvm_cpuid_entry2>& entries);
     Result<kvm_regs> regs() const;
     Status set_regs(const kvm_regs& regs);
     Result<kvm_sregs> sregs() const;
@@ -97,6 +100,6 @@ class Vcpu {
 // at all, unless the guest made it so. The first one's goes on from where its state has it. Before
 // Vm::set_clock() and the first run. Errors: Vcpu::load()'s; invalid_argument if the numbers
 // differ.
-Status load_vcpus(std::span<const std::unique_ptr<Vcpu>> vcpus, std::span<const VcpuState> states);
+Status load_vcpus(std::span<Vcpu> vcpus, std::span<const VcpuState> states);
 
 }  // namespace spore

@@ -163,7 +163,9 @@ Result<std::vector<kvm_msr_entry>> Vcpu::load_tsc(const VcpuState& state,
     request.attr = KVM_VCPU_TSC_OFFSET;
     request.addr = reinterpret_cast<uintptr_t>(&*tsc_offset);
     TRY(set(KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR KVM_VCPU_TSC_OFFSET", &request));
-    rest.erase(saved);
+    // A KVM that cannot offset the TSC says nothing: it then gets the value, to do what it can.
+    if (this->tsc_offset() == tsc_offset)
+        rest.erase(saved);
     return rest;
 }
 
@@ -178,7 +180,7 @@ uint64_t tsc_adjust(const VcpuState& state) {
 
 }  // namespace
 
-Status load_vcpus(std::span<const std::unique_ptr<Vcpu>> vcpus, std::span<const VcpuState> states) {
+Status load_vcpus(std::span<Vcpu> vcpus, std::span<const VcpuState> states) {
     if (vcpus.size() != states.size())
         return fail(Code::invalid_argument, "vCPUs: " + std::to_string(states.size()) +
                                                 " in the snapshot, " +
@@ -188,9 +190,12 @@ Status load_vcpus(std::span<const std::unique_ptr<Vcpu>> vcpus, std::span<const 
         std::optional<uint64_t> offset;
         if (first)
             offset = *first + tsc_adjust(states[index]) - tsc_adjust(states[0]);
-        TRY(vcpus[index]->load(states[index], offset));
+        auto loaded = vcpus[index].load(states[index], offset);
+        if (!loaded)
+            return std::unexpected(
+                std::move(loaded).error().within("vCPU " + std::to_string(index)));
         if (index == 0)
-            first = vcpus[0]->tsc_offset();
+            first = vcpus[0].tsc_offset();
     }
     return {};
 }

@@ -139,7 +139,7 @@ spore::Status Machine::make_vcpus() {
     auto supported = TRY(kvm_->supported_cpuid());
     for (uint32_t index = 0; index < config_.cpus; index++) {
         auto vcpu = TRY(Vcpu::create(*kvm_, *vm_, index));
-        TRY(vcpu.set_cpuid(
+        TRY(vcpu.prepare_for_boot(
             TRY(make_cpuid(supported, config_.cpu_template, index, config_.cpus))));
         vcpus_.push_back(std::move(vcpu));
     }

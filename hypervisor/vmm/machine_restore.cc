@@ -160,12 +160,7 @@ spore::Status Machine::load_state(const MachineState& state) {
     for (uint32_t index = 0; index < config_.cpus; index++)
         vcpus_.push_back(TRY(Vcpu::create(*kvm_, *vm_, index)));
     TRY(vm_->set_clock(state.clock));
-    for (uint32_t index = 0; index < config_.cpus; index++) {
-        auto loaded = vcpus_[index].load(state.vcpus[index]);
-        if (!loaded)
-            return std::unexpected(
-                std::move(loaded).error().within("vCPU " + std::to_string(index)));
-    }
+    TRY(load_vcpus(vcpus_, state.vcpus));
     for (Vcpu& vcpu : vcpus_) {
         threads_.push_back(std::make_unique<VcpuThread>(vcpu, *this, [this](const VmExit& exit) {
             loop_.post([this, exit] { end(exit); });

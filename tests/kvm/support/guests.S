@@ -146,4 +146,24 @@ GUEST(fill)
     jmp 1b
 END(fill)
 
+/* Sets XCR0 to the word at 0x8000; what leaf 0xD and XGETBV then say goes to 0x8008 and 0x8010,
+   before it (XGETBV) to 0x8018. */
+GUEST(xsave_size)
+    xor %ecx, %ecx
+    xgetbv
+    mov %eax, 0x8018
+    xor %edx, %edx
+    mov 0x8000, %eax
+    xsetbv
+    mov $0xd, %eax
+    xor %ecx, %ecx
+    cpuid
+    mov %ebx, 0x8008
+    xor %ecx, %ecx
+    xgetbv
+    mov %eax, 0x8010
+    out %al, $DONE_PORT
+    hlt
+END(xsave_size)
+
     .section .note.GNU-stack, "", @progbits

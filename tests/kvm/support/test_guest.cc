@@ -31,8 +31,8 @@ TestGuest::TestGuest(uint32_t vcpu_count) {
     must(vm.set_memory(memory));
     auto supported = must(kvm.supported_cpuid());
     for (uint32_t index = 0; index < vcpu_count; index++) {
-        vcpus.push_back(std::make_unique<Vcpu>(must(Vcpu::create(kvm, vm, index))));
-        must(vcpus.back()->set_cpuid(must(make_cpuid(supported, "host", index, vcpu_count))));
+        vcpus.push_back(must(Vcpu::create(kvm, vm, index)));
+        must(vcpus.back().prepare_for_boot(must(make_cpuid(supported, "host", index, vcpu_count))));
     }
 }
 
@@ -55,7 +55,7 @@ void TestGuest::start(std::span<const std::byte> code, Privilege privilege, uint
     must(memory.write_bytes(kGuestCode, code));
     bool user = privilege == Privilege::ring3;
     uint8_t dpl = user ? 3 : 0;
-    auto sregs = must(vcpus[index]->sregs());
+    auto sregs = must(vcpus[index].sregs());
     sregs.cs = segment(8, 11, dpl, true);
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = segment(16, 3, dpl, false);
     sregs.tr.type = 11;
@@ -64,24 +64,24 @@ void TestGuest::start(std::span<const std::byte> code, Privilege privilege, uint
     sregs.cr4 = 0x620;   // OSXMMEXCPT, OSFXSR, PAE
     sregs.efer = 0x500;  // LMA, LME
     sregs.idt.limit = 0;
-    must(vcpus[index]->set_sregs(sregs));
+    must(vcpus[index].set_sregs(sregs));
     kvm_regs regs = {};
     regs.rip = kGuestCode.value();
     regs.rsp = 0x7000;
     regs.rflags = user ? 0x3002 : 2;  // IOPL 3: ports at CPL 3
-    must(vcpus[index]->set_regs(regs));
+    must(vcpus[index].set_regs(regs));
     kvm_mp_state runnable = {KVM_MP_STATE_RUNNABLE};
-    must(vcpus[index]->set_mp_state(runnable));
+    must(vcpus[index].set_mp_state(runnable));
 }
 
 kvm_run& TestGuest::run(uint32_t index) {
     int error = 0;
     do {
-        error = vcpus[index]->run();
+        error = vcpus[index].run();
     } while (error == EINTR || error == EAGAIN);
     if (error != 0)
         throw std::runtime_error(std::string("KVM_RUN: ") + std::strerror(error));
-    return vcpus[index]->run_page();
+    return vcpus[index].run_page();
 }
 
 std::span<std::byte> TestGuest::io_bytes(kvm_run& run) {

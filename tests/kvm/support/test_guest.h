@@ -37,6 +37,7 @@ DECLARE_GUEST(doorbell)
 DECLARE_GUEST(count)
 DECLARE_GUEST(count_mmio)
 DECLARE_GUEST(fill)
+DECLARE_GUEST(xsave_size)
 
 namespace spore {
 
@@ -63,10 +64,10 @@ struct TestGuest {
     Kvm kvm = must(Kvm::open());
     GuestMemory memory;
     Vm vm = must(Vm::create(kvm));
-    std::vector<std::unique_ptr<Vcpu>> vcpus;
+    std::vector<Vcpu> vcpus;
 
     explicit TestGuest(uint32_t vcpu_count = 1);
-    Vcpu& vcpu() { return *vcpus[0]; }
+    Vcpu& vcpu() { return vcpus[0]; }
 
     // Puts `code` at kGuestCode and has vCPU `index` start with it.
     void start(std::span<const std::byte> code, Privilege privilege = Privilege::ring0,

@@ -150,13 +150,37 @@ TEST_F(VcpuExit, CompletesAnInputWithoutRunningOn) {
     EXPECT_LE(regs.rip - before, 2u) << "the input is two bytes long";
 }
 
+TEST_F(VcpuExit, TellsTheXsaveSizeOfTheGuestsXcr0) {
+    TestGuest guest;
+    auto cpuid = must(make_cpuid(must(guest.kvm.supported_cpuid()), "host", 0, 1));
+    uint64_t offered = cpuid_xcr0(cpuid);
+    if (offered == 1)
+        GTEST_SKIP() << "this host's KVM offers no XSAVE";
+    must(guest.memory.write<uint64_t>(kGuestData, offered));
+    guest.start(xsave_size_guest());
+    auto sregs = must(guest.vcpu().sregs());
+    sregs.cr4 |= 1 << 18;  // OSXSAVE
+    must(guest.vcpu().set_sregs(sregs));
+    ASSERT_EQ(guest.run().exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+    uint32_t size = 0;
+    for (const kvm_cpuid_entry2& entry : cpuid) {
+        if (entry.function == 0xd && entry.index == 0)
+            size = entry.ecx;
+    }
+    EXPECT_EQ(must(guest.memory.read<uint32_t>(GuestAddress(0x8010))), offered);
+    EXPECT_EQ(must(guest.memory.read<uint32_t>(GuestAddress(0x8008))), size)
+        << "XCR0 was " << must(guest.memory.read<uint32_t>(GuestAddress(0x8018)));
+    kvm_xcrs xcrs = must(guest.vcpu().save({})).xcrs;
+    EXPECT_EQ(xcrs.xcrs[0].value, offered);
+}
+
 TEST_F(VcpuExit, MakesSixteenVcpus) {
     TestGuest guest(limits::kVcpusMax);
     for (uint32_t index = 0; index < limits::kVcpusMax; index++) {
-        auto lapic = must(guest.vcpus[index]->lapic());
+        auto lapic = must(guest.vcpus[index].lapic());
         EXPECT_EQ(static_cast<uint8_t>(lapic.regs[0x23]), index) << "APIC ID";
         auto waits = index == 0 ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
-        EXPECT_EQ(must(guest.vcpus[index]->mp_state()).mp_state, static_cast<uint32_t>(waits));
+        EXPECT_EQ(must(guest.vcpus[index].mp_state()).mp_state, static_cast<uint32_t>(waits));
     }
     guest.start(port_io_guest(), Privilege::ring0, limits::kVcpusMax - 1);
     expect_io(guest.run(limits::kVcpusMax - 1), KVM_EXIT_IO_OUT, 0x10, 1, 0x11);
