@@ -3,9 +3,7 @@
 #include <sys/resource.h>
 
 #include <array>
-#include <chrono>
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <string>
 
