@@ -144,12 +144,14 @@ TEST_F(Exec, TimeoutKillsTheWholeProcessGroup) {
 }
 
 TEST_F(Exec, DeliversAllOutputBeforeTheEndAndNothingAfter) {
-    const Outcome outcome = ok(shell("head -c 60000 /dev/zero; (sleep 1000; echo late) & echo $!"));
+    pid_t group = 0;
+    const Outcome outcome = ok(shell("head -c 60000 /dev/zero; (sleep 1000; echo late) & echo $!"),
+                               {.on_started = [&](int pid) { group = pid; }});
     EXPECT_EQ(outcome.result.exit_status, 0);
     ASSERT_GT(outcome.out.size(), 60'000u);
     const pid_t background = std::stoi(outcome.out.substr(60'000));
     EXPECT_EQ(::kill(background, 0), 0) << "what a command leaves in the background lives on";
-    ::kill(background, SIGKILL);
+    EXPECT_EQ(::kill(-group, SIGKILL), 0);
 }
 
 TEST_F(Exec, BackgroundProcessMayWriteAfterTheEnd) {
