@@ -212,6 +212,40 @@ def running(marker):
     return found
 
 
+def test_own_recipe_puts_in_files_and_runs_commands():
+    support.need_root()
+    directory = support.scratch_directory()
+    support.write(os.path.join(directory, 'tool'), '#!/bin/sh\necho "$1" > /etc/made-by-tool\n')
+    support.write(os.path.join(directory, 'own.json'), json.dumps({
+        'format': 1, 'base': 'debian', 'packages': ['netbase'], 'free_space': '32M',
+        'files': [{'path': '/opt/tool', 'source': 'tool', 'mode': '0755', 'owner': '0:7'},
+                  {'path': '/etc/motd', 'content': "it's $HOME\n"}],
+        'run': ["/opt/tool 'two  words'", 'ln -sf /etc/passwd /etc/hostname',
+                'touch /etc/ssh_key; mkdir /etc/ssh; touch /etc/ssh/ssh_host_rsa_key']}))
+    with open('/etc/passwd', 'rb') as source:
+        before = source.read()
+    root = os.path.join(directory, 'root.ext4')
+    done = support.program('build-rootfs', '--recipe', os.path.join(directory, 'own.json'),
+                           '--out', root, '--home', support.settings.home)
+    assert done.returncode == 0, done.stderr
+    assert debugfs(root, 'cat /etc/made-by-tool') == 'two  words\n'
+    assert debugfs(root, 'cat /etc/motd') == "it's $HOME\n"
+    tool = debugfs(root, 'stat /opt/tool')
+    assert 'Mode:  0755' in tool and 'Group:     7' in tool, tool
+    assert inside(root, '/etc/services') and not inside(root, '/usr/bin/python3')
+    assert not inside(root, '/etc/ssh/ssh_host_rsa_key'), 'all guests would share a host key'
+    # The link that the recipe left must not have led a write of ours into this machine's file.
+    assert debugfs(root, 'cat /etc/hostname') == 'spore\n'
+    with open('/etc/passwd', 'rb') as source:
+        assert source.read() == before
+    failing = support.write(os.path.join(directory, 'failing.json'), json.dumps({
+        'format': 1, 'base': 'debian', 'run': ['echo no luck >&2; exit 3']}))
+    done = support.program('build-rootfs', '--recipe', failing, '--out', root + '2', '--home',
+                           support.settings.home)
+    support.expect_error(done, 70, 'recipe')
+    assert sorted(os.listdir(directory)) == ['failing.json', 'own.json', 'root.ext4', 'tool']
+
+
 def test_debian_image_has_the_promised_programs():
     root = image_path('debian', 'rootfs.ext4')
     if not os.path.exists(root):
