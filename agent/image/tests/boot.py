@@ -34,8 +34,12 @@ busybox poweroff -f
 LIMIT_S = 300
 
 
-def boot(kernel, image, name, cpus=1, command='echo shell=yes', memory='256M', kernel_file='vmlinux'):
-    """The console's text of a guest that boots `kernel` and powers itself off."""
+def boot(kernel, image, name, cpus=1, command='echo shell=yes', memory='256M', kernel_file='vmlinux',
+         disk_bytes=0):
+    """The console's text of a guest that boots `kernel` and powers itself off.
+
+    Its disk is the image's root, made larger to `disk_bytes` if they are given.
+    """
     if not shutil.which('qemu-system-x86_64'):
         raise unittest.SkipTest('qemu-system-x86_64 is not installed')
     directory = support.scratch_directory()
@@ -43,6 +47,10 @@ def boot(kernel, image, name, cpus=1, command='echo shell=yes', memory='256M', k
     kernel_dir = unpack_modules(os.path.join(image, f'initramfs-{name}.img'), directory)
     added = [('/bin/busybox', 'bin/busybox'),
              (support.write(os.path.join(directory, 'command'), command), 'command')]
+    disk = os.path.join(image, 'rootfs.ext4')
+    if disk_bytes:
+        disk = shutil.copyfile(disk, os.path.join(directory, 'disk'))
+        os.truncate(disk, disk_bytes)
     archive = os.path.join(directory, 'initramfs.img')
     with open(archive, 'wb') as target:
         target.write(initramfs.make(init, kernel_dir, added, check_agent=False))
@@ -52,7 +60,7 @@ def boot(kernel, image, name, cpus=1, command='echo shell=yes', memory='256M', k
              '-m', memory, '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none',
              '-serial', 'stdio', '-kernel', os.path.join(kernel, kernel_file), '-initrd', archive,
              '-append', 'console=ttyS0 panic=-1',
-             '-drive', f'if=none,id=d,format=raw,snapshot=on,file={image}/rootfs.ext4',
+             '-drive', f'if=none,id=d,format=raw,snapshot=on,file={disk}',
              '-device', 'virtio-blk-pci,drive=d,disable-legacy=on',
              '-device', 'virtio-rng-pci,disable-legacy=on',
              '-netdev', 'user,id=n,restrict=on', '-device',
@@ -138,10 +146,17 @@ def test_debian_root_runs_python_and_git():
     image = image_path('debian')
     if not os.path.exists(os.path.join(image, 'image.json')):
         raise unittest.SkipTest(f'no image debian in {support.settings.home}')
-    console = boot(os.path.join(image, 'kernel/stock'), image, 'stock', memory='512M', command='''
+    console = boot(os.path.join(image, 'kernel/stock'), image, 'stock', memory='512M', disk_bytes=4 << 30,
+                   command='''
         export HOME=/root; cd /workspace; echo "python=$(python3 -c 'print(6 * 7)')"
         git init -q r && cd r && echo x > f && git add f && git commit -qm one && git log --oneline |
             grep -c one | sed s/^/commits=/
+        mount -t proc proc /proc; mount -t devtmpfs dev /dev
+        /sbin/resize2fs /dev/vda > /tmp/log 2>&1 || cat /tmp/log; df -B 1M / | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2 | sed s/^/grown=/
+        umount /dev /proc
         bash -c 'echo bash=${BASH_VERSION%%.*}'; ls -l /etc | busybox tail -n 1 > /dev/null && echo ok''')
     for expected in ('python=42', 'commits=1', 'bash=5'):
         assert expected in console, f'no {expected}:\n{console[-3000:]}'
+    assert 'grown=' in console, console[-3000:]
+    grown = int(console.split('grown=')[1].split()[0])
+    assert 3700 <= grown <= 4096, f'the root on a disk of 4096 MiB has {grown}:\n{console[-1800:]}'
