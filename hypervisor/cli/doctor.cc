@@ -43,7 +43,7 @@ Finding check_kvm() {
     if (kvm)
         return {"kvm", true, true, "/dev/kvm has API version 12 and every capability needed", ""};
     std::string remedy;
-    if (kvm.error().code == Code::not_found)
+    if (::access("/dev/kvm", F_OK) != 0)
         remedy = "load kvm_intel or kvm_amd; in a VM, switch nested virtualization on outside";
     else if (kvm.error().code == Code::permission_denied)
         remedy = "join the group kvm, or run as root";

@@ -40,7 +40,7 @@ constexpr uint32_t kMtrrs[] = {0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 
 
 std::unexpected<Error> open_failure(int error) {
     if (error == ENOENT || error == ENXIO || error == ENODEV)
-        return fail(Code::not_found,
+        return fail(Code::host_unsupported,
                     "/dev/kvm: is not there: load kvm_intel or kvm_amd; inside a VM, switch nested "
                     "virtualization on outside");
     if (error == EACCES || error == EPERM)

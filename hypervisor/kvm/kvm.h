@@ -15,7 +15,7 @@ namespace spore {
 // Any thread; immutable once open.
 class Kvm {
   public:
-    // Errors: not_found, permission_denied, host_unsupported naming the capability that is missing.
+    // Errors: permission_denied; host_unsupported: no such device, or the capability it lacks.
     static Result<Kvm> open();
 
     int fd() const { return fd_.get(); }

@@ -1,5 +1,7 @@
 #include "hypervisor/vmm/machine.h"
 
+#include <unistd.h>
+
 #include <cassert>
 
 #include "hypervisor/boot/layout.h"
@@ -26,6 +28,8 @@ Machine::~Machine() {
     }
     loop_.run_until([&] { return resetting == 0; }, std::chrono::seconds(30));
     loop_.drain();
+    for (const std::string& path : made_files_)
+        ::unlink(path.c_str());
 }
 
 void Machine::run() {

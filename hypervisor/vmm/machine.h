@@ -50,6 +50,9 @@ class Machine final : public ControlTarget,
 
     // Starts or continues the vCPUs and the devices.
     void run();
+    // What was made on disk for this machine (its disks' new tops) outlives it from here on. Until
+    // then it goes with it: a machine that never came up leaves nothing behind.
+    void keep_files() { made_files_.clear(); }
     void push_input(std::span<const std::byte> bytes) { serial_.push_input(bytes); }
 
     // ControlTarget
@@ -132,6 +135,7 @@ class Machine final : public ControlTarget,
     std::vector<Done> pause_waiters_;
     std::atomic<uint32_t> vcpus_running_ = 0;  // while parking: those not out yet
     uint32_t devices_running_ = 0;             // while quiescing
+    std::vector<std::string> made_files_;      // see keep_files()
     bool announce_reset_ = false;              // restored: the guest's vsock connections are gone
     uint64_t built_monotonic_ns_ = 0;
 };

@@ -98,6 +98,8 @@ spore::Status Machine::add_disk(const DiskConfig& config) {
     block.create = state.layered && ::access(config.path.c_str(), F_OK) != 0;
     auto device = TRY(VirtioBlock::create(memory_, loop_, block,
                                           "block" + std::to_string(disks_.size())));
+    if (block.create)
+        made_files_.push_back(config.path);
     state.path = state.layered ? "" : config.path;
     state.size_bytes = device->disk().capacity();
     disks_.push_back({std::move(state), config.path, device.get()});
@@ -158,9 +160,9 @@ spore::Status Machine::load_boot_state() {
         initrd = TRY(open_readable("initrd", config_.initrd));
     KernelSource source;
     source.kernel = kernel.get();
-    source.kernel_name = config_.kernel;
+    source.kernel_name = "kernel '" + config_.kernel + "'";
     source.initrd = initrd.get();
-    source.initrd_name = config_.initrd;
+    source.initrd_name = "initrd '" + config_.initrd + "'";
     source.command_line = config_.command_line;
     auto boot = TRY(load_kernel(memory_, source));
     TRY(write_acpi_tables(memory_, config_.cpus));

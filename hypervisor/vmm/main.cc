@@ -104,6 +104,7 @@ class Vmm {
         console_->start_input(
             [this](std::span<const std::byte> bytes) { machine_->push_input(bytes); },
             [this] { machine_->control_quit(); });
+        machine_->keep_files();
         if (!options_.start_paused)
             machine_->run();
         return {};

@@ -2,6 +2,7 @@
 
 #include <getopt.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "hypervisor/base/limits.h"
@@ -50,6 +51,10 @@ constexpr option kOptions[] = {
     {"help", no_argument, nullptr, kHelp},
     {nullptr, 0, nullptr, 0},
 };
+
+// What spdlog knows; any other word it would take for off.
+constexpr std::string_view kLogLevels[] = {"trace", "debug",    "info", "warn",
+                                           "error", "critical", "off"};
 
 Result<uint32_t> parse_number(std::string_view option, std::string_view text, uint32_t least,
                               uint32_t most) {
@@ -108,6 +113,10 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
             options.serial = value;
             break;
         case kLogLevel:
+            if (std::ranges::find(kLogLevels, value) == std::end(kLogLevels))
+                return fail(Code::invalid_argument,
+                            "log-level '" + std::string(value) +
+                                "': must be trace, debug, info, warn, error, critical or off");
             options.log_level = value;
             break;
         case kReadyFd:
