@@ -1,5 +1,6 @@
 // What the vsock device waits for in the ring: sockets, the listener and its clients' lines, time.
-// UNTRUSTED: a client's line is the host program's; it is bounded and parsed here.
+// UNTRUSTED: a client's line is the host program's; it is bounded and parsed here. Fuzz target:
+// fuzz-vsock.
 
 #include <poll.h>
 #include <sys/socket.h>

@@ -20,7 +20,7 @@ class VsockHostile : public test::VsockWorld {
         EXPECT_EQ(guest->line.failures, 0u);
         auto [program, c] = host_connection(4000 + alive++);
         EXPECT_EQ(program.write("ping"), 4u);
-        EXPECT_TRUE(until([&, c = c] { return c->unread == "ping"; }));
+        EXPECT_TRUE(until([&] { return c->unread == "ping"; }));
     }
     void expect_reset(GuestConnection& c, HostProgram& program) {
         EXPECT_TRUE(until([&] {
@@ -223,7 +223,7 @@ TEST_F(VsockHostile, ABrokenQueueFailsTheDeviceAndEndsTheHostsConnections) {
     guest->driver(1).publish(999);
     device->kick();
     EXPECT_EQ(guest->line.failures, 1u);
-    ASSERT_TRUE(until([&, &program = program] {
+    ASSERT_TRUE(until([&] {
         program.read();
         return program.ended;
     }));
@@ -275,7 +275,7 @@ TEST_F(VsockHostile, ClientsThatSayNothingAreTurnedAwayInTime) {
         return true;
     }));
     EXPECT_EQ(counters().clients_rejected, silent.size());
-    EXPECT_TRUE(until([&, c = c] { return c->unread == "x"; }));
+    EXPECT_TRUE(until([&] { return c->unread == "x"; }));
 }
 
 TEST_F(VsockHostile, AGuestThatNeverAnswersIsGivenUpOn) {
@@ -305,9 +305,9 @@ TEST_F(VsockHostile, AHostProgramThatHalfClosesAndThenLeavesIsNoticed) {
     make();
     auto [program, c] = host_connection();
     program.shut_write();
-    ASSERT_TRUE(until([&, c = c] { return c->host_shut == VIRTIO_VSOCK_SHUTDOWN_SEND; }));
+    ASSERT_TRUE(until([&] { return c->host_shut == VIRTIO_VSOCK_SHUTDOWN_SEND; }));
     program.fd.reset();
-    ASSERT_TRUE(until([&, c = c] { return c->host_shut == 3; }));
+    ASSERT_TRUE(until([&] { return c->host_shut == 3; }));
     ASSERT_TRUE(until([&] { return device->connection_count() == 0; }));
 }
 

@@ -68,7 +68,7 @@ TEST_P(VsockLife, PausesInMidstreamLoseNothing) {
         byte = static_cast<char>(random() >> 7);
     size_t written = 0, sent = 0, got = 0;
     uint64_t checksum = 0;
-    background = [&, &down = down, &up = up, c2 = c2] {
+    background = [&] {
         size_t w = down.write(std::string_view(data).substr(written, 50'000));
         written += w;
         size_t s = guest->send(*c2, std::string_view(data).substr(sent, 40'000));
@@ -81,7 +81,7 @@ TEST_P(VsockLife, PausesInMidstreamLoseNothing) {
     unsigned pauses = 0;
     for (size_t step = 0; got < data.size() || c1->total < data.size();) {
         step = std::min(step + 300'000, data.size());
-        ASSERT_TRUE(until([&, c1 = c1] { return got >= step && c1->total >= step; }));
+        ASSERT_TRUE(until([&] { return got >= step && c1->total >= step; }));
         pause();
         EXPECT_EQ(loop->in_flight(), 0u);
         down.write("");
@@ -105,7 +105,7 @@ TEST_P(VsockLife, HostConnectionsWorkAfterABarePauseAndResume) {
     ASSERT_TRUE(until([&] { return (line += program.read()).ends_with("\n"); }));
     auto [other, c] = host_connection();
     EXPECT_EQ(other.write("x"), 1u);
-    ASSERT_TRUE(until([&, c = c] { return c->unread == "x"; }));
+    ASSERT_TRUE(until([&] { return c->unread == "x"; }));
 }
 
 TEST_P(VsockLife, APauseBetweenAnyTwoStepsOfAConnectionIsSurvived) {
@@ -154,7 +154,7 @@ TEST_P(VsockLife, AResetForgetsEverythingAndADriverMayStartAgain) {
     make(options());
     auto [again, c2] = host_connection();
     EXPECT_EQ(again.write("x"), 1u);
-    ASSERT_TRUE(until([&, c2 = c2] { return c2->unread == "x"; }));
+    ASSERT_TRUE(until([&] { return c2->unread == "x"; }));
 }
 
 TEST_P(VsockLife, AnnouncedResetReachesTheGuestBeforeAnythingElse) {

@@ -182,7 +182,7 @@ TEST_P(Vsock, SlowHostReaderHoldsTheGuestBack) {
     EXPECT_LE(device->buffered_bytes(), limits::kVsockBufferBytes);
     EXPECT_GT(device->buffered_bytes(), 0u);
     std::string got;
-    background = [&, &program = program, writer = std::move(background)] {
+    background = [&, writer = std::move(background)] {
         size_t before = got.size();
         got += program.read(10'000);
         return writer() || got.size() > before;
@@ -343,7 +343,7 @@ TEST_P(Vsock, GuestsPendingDataComesBeforeTheEndThoughTheHostIsSlow) {
     settle();
     EXPECT_FALSE(c->reset) << "the goodbye is answered when everything is delivered";
     std::string got;
-    background = [&, &program = program] {
+    background = [&] {
         size_t before = got.size();
         got += program.read(10'000);
         return got.size() > before;
@@ -369,7 +369,7 @@ TEST_P(Vsock, AGuestTiredOfWaitingForTheEndStillGetsItsDataDelivered) {
     guest->close(*c);
     guest->control(*c, VIRTIO_VSOCK_OP_RST);
     std::string got;
-    background = [&, &program = program] {
+    background = [&] {
         size_t before = got.size();
         got += program.read(10'000);
         return got.size() > before;
@@ -405,7 +405,7 @@ TEST_P(Vsock, AResetInMidstreamEndsBothSides) {
     make(options());
     auto [program, c] = host_connection();
     c->greedy = true;
-    background = [&, &program = program] { return program.write(std::string(50'000, 'x')) > 0; };
+    background = [&] { return program.write(std::string(50'000, 'x')) > 0; };
     ASSERT_TRUE(until([&] { return c->total > 1 << 20; }));
     c->finished = true;
     c->established = false;
@@ -421,7 +421,7 @@ TEST_P(Vsock, NothingIsLostWhenTheRxQueueIsEmptyForAWhile) {
     guest->refilling = false;
     std::string data = noise(4 << 20, 1);
     size_t written = 0;
-    background = [&, &program = program] {
+    background = [&] {
         size_t n = program.write(std::string_view(data).substr(written, 65536));
         written += n;
         return n > 0;
