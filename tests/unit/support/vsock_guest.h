@@ -96,7 +96,7 @@ class VsockGuest {
     }
     void ring_doorbell() {
         if (std::exchange(kicked, false) && device->active()) {
-            kicks++;
+            rang = true;
             device->kick();
         }
     }
@@ -224,7 +224,7 @@ class VsockGuest {
     std::vector<VsockHeader> packets;  // the headers that came, if `recording`
     bool recording = false;
     unsigned transport_resets = 0;
-    unsigned kicks = 0;
+    bool rang = false;  // the doorbell, since somebody last looked: there may be answers
 
     static constexpr unsigned kTxBuffers = 64;
     static constexpr uint32_t kTxBytes = 64 * limits::kKiB + sizeof(VsockHeader);
