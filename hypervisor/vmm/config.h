@@ -41,6 +41,7 @@ struct MachineConfig {
     std::vector<NetworkConfig> networks;
     std::string vsock_path;  // empty: no vsock device
     uint32_t vsock_cid = 3;
+    bool interactive_console = false;  // hand on every byte at once, prompts too
 };
 
 // Checks every field; the error names the field, the value and the bound. Files are looked at when

@@ -174,6 +174,8 @@ void Machine::io_write(uint16_t port, std::span<const std::byte> bytes) {
     auto value = static_cast<uint8_t>(bytes[0]);
     if (port >= layout::kSerialPort && port < layout::kSerialPort + layout::kSerialPorts) {
         serial_.write(static_cast<uint16_t>(port - layout::kSerialPort), value);
+        if (config_.interactive_console)
+            serial_.flush();
         return;
     }
     std::optional<VmExit::Reason> reason;

@@ -51,6 +51,7 @@ Result<std::unique_ptr<Machine>> Machine::restore(EventLoop& loop, const std::st
     config.cpus = static_cast<uint32_t>(state.vcpus.size());
     config.cpu_template = state.cpu_template;
     config.vsock_path = overrides.vsock_path;
+    config.interactive_console = overrides.interactive_console;
     std::unique_ptr<Machine> machine(
         new Machine(loop, config, std::move(console), std::move(on_end)));
     machine->memory_ = TRY(map_memory(directory, state.memory));

@@ -64,7 +64,9 @@ Result<UniqueFd> block_signals() {
 
 class Vmm {
   public:
-    explicit Vmm(VmmOptions options) : options_(std::move(options)) {}
+    explicit Vmm(VmmOptions options) : options_(std::move(options)) {
+        options_.machine.interactive_console = options_.serial == "stdio";
+    }
 
     // The exit status is for how the VM ended.
     Result<int> serve() {
