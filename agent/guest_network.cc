@@ -94,8 +94,7 @@ class Interface {
 }  // namespace
 
 Status raise_loopback() {
-    return TRY(Interface::open("lo"))
-    .set_up(true);
+    return TRY(Interface::open("lo")).set_up(true);
 }
 
 Status GuestSystem::configure_network(const NetworkSettings& settings) {

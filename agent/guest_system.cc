@@ -131,8 +131,7 @@ std::string GuestSystem::boot_id() {
 
 // The kernel's own is part of the snapshot and cannot be set; a file over it can.
 Status GuestSystem::renew_boot_id() {
-    const std::string content = TRY(random_uuid())
-    +"\n";
+    const std::string content = TRY(random_uuid()) + "\n";
     const std::string path = std::string(kOwnFiles) + "/boot_id";
     if (::access(path.c_str(), F_OK) == 0)
         return write_setting(path,

@@ -40,18 +40,12 @@ Status check(const BlockConfig& config) {
 Result<LayeredDisk::Layer> open_top(const BlockConfig& config, uint64_t bytes) {
     DiskFile file = config.create ? TRY(create_disk_file(config.path, bytes))
                                   : TRY(open_disk_file(config.path, DiskAccess::read_write));
-                                  if (config.map_path.empty()) {
-                                      if (::lseek(file.fd.get(), 0, SEEK_DATA) >= 0)
-                                          return conflict(
-                                              "map_path",
-                                              "is empty, but '" + config.path + "' has data");
-                                      return LayeredDisk::Layer {
-                                          std::move(file), TRY(LayerMap::create(bytes))
-                                      };
-                                  }
-                                  return LayeredDisk::Layer {
-                                      std::move(file), TRY(LayerMap::load(config.map_path))
-                                  };
+    if (config.map_path.empty()) {
+        if (::lseek(file.fd.get(), 0, SEEK_DATA) >= 0)
+            return conflict("map_path", "is empty, but '" + config.path + "' has data");
+        return LayeredDisk::Layer{std::move(file), TRY(LayerMap::create(bytes))};
+    }
+    return LayeredDisk::Layer{std::move(file), TRY(LayerMap::load(config.map_path))};
 }
 
 Result<std::unique_ptr<Disk>> open_layered(EventLoop& loop, const BlockConfig& config) {
@@ -65,7 +59,7 @@ Result<std::unique_ptr<Disk>> open_layered(EventLoop& loop, const BlockConfig& c
     for (const LayerConfig& layer : config.layers) {
         DiskFile file = TRY(open_disk_file(layer.path, DiskAccess::read_only));
         bytes = std::max(bytes, file.bytes);
-        parts.layers.push_back({ std::move(file), TRY(LayerMap::load(layer.map_path)) });
+        parts.layers.push_back({std::move(file), TRY(LayerMap::load(layer.map_path))});
     }
     parts.bytes = config.bytes != 0 ? config.bytes : bytes;
     TRY(LayerMap::create(parts.bytes));  // the size's check, before a file is made of it

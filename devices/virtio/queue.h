@@ -66,9 +66,9 @@ class Queue {
     // Whether the driver wants to hear of what was pushed since the last time (§2.7.7, §2.7.10).
     bool should_interrupt();
 
-    // Asks the driver to kick, or not to bother, while we are looking anyway. enable_kicks() asks to
-    // be told when more than `known` chains wait (those that were seen and left), and says whether
-    // more do already: look again then.
+    // Asks the driver to kick, or not to bother, while we are looking anyway. enable_kicks() asks
+    // to be told when more than `known` chains wait (those that were seen and left), and says
+    // whether more do already: look again then.
     void disable_kicks();
     [[nodiscard]] bool enable_kicks(uint16_t known = 0);
 

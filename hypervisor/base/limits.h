@@ -105,7 +105,8 @@ inline constexpr uint32_t kAgentCommandsMax = 512;
 inline constexpr uint32_t kStdinCreditBytes = 128 * kKiB;
 // What the host takes of one command's stdout, and of its stderr, before it has passed it on.
 inline constexpr uint32_t kOutputCreditBytes = 256 * kKiB;
-static_assert(kStdinCreditBytes >= 2 * kFrameChunkBytes && kOutputCreditBytes >= 2 * kFrameChunkBytes,
+static_assert(kStdinCreditBytes >= 2 * kFrameChunkBytes &&
+                  kOutputCreditBytes >= 2 * kFrameChunkBytes,
               "a chunk can be under way while the next is filled");
 // Frames that wait in the agent for a client that does not read its socket. Above it, the agent
 // reads neither from that client nor from its commands.

@@ -66,12 +66,12 @@ inline void take(Status&&) {}
 // gives each use its own name: one may stand within another.
 #define TRY(expression) SPORE_TRY_EXPANDED(expression, __COUNTER__)
 #define SPORE_TRY_EXPANDED(expression, number) SPORE_TRY(expression, number)
-#define SPORE_TRY(expression, number)                                        \
-    ({                                                                       \
-        auto try_result_##number = (expression);                             \
-        if (!try_result_##number) [[unlikely]]                               \
-            return std::unexpected(std::move(try_result_##number).error());  \
-        ::spore::detail::take(std::move(try_result_##number));               \
+#define SPORE_TRY(expression, number)                                       \
+    ({                                                                      \
+        auto try_result_##number = (expression);                            \
+        if (!try_result_##number) [[unlikely]]                              \
+            return std::unexpected(std::move(try_result_##number).error()); \
+        ::spore::detail::take(std::move(try_result_##number));              \
     })
 
 }  // namespace spore

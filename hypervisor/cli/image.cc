@@ -69,19 +69,17 @@ Status build_image(Context& context, const BuildOptions& options) {
     TRY(check_name("image", options.name));
     auto home = TRY(Home::open());
     auto agent = TRY(Home::program("spore-agent"));
-    std::vector<std::string> arguments = {
-        TRY(find_builder()).string(),
-        "--name",
-        options.name,
-        "--recipe",
-        options.recipe,
-        "--kernel",
-        options.kernel,
-        "--agent",
-        agent.string(),
-        "--home",
-        home.root().string()
-    };
+    std::vector<std::string> arguments = {TRY(find_builder()).string(),
+                                          "--name",
+                                          options.name,
+                                          "--recipe",
+                                          options.recipe,
+                                          "--kernel",
+                                          options.kernel,
+                                          "--agent",
+                                          agent.string(),
+                                          "--home",
+                                          home.root().string()};
     if (!options.packages.empty())
         arguments.insert(arguments.end(), {"--packages", options.packages});
     if (options.force)

@@ -61,11 +61,9 @@ Result<Image> parse_image(const stdfs::path& directory, const json& document) {
     for (auto& [name, entry] : kernels->items()) {
         if (!entry.is_object())
             return corrupt(directory / "image.json", "kernel '" + name + "' is not an object");
-        image.kernels.push_back({
-            name, TRY(inside(directory, entry, "vmlinux"))
-            , TRY(inside(directory, entry, "vmlinuz"))
-            , TRY(inside(directory, entry, "initramfs"))
-        });
+        image.kernels.push_back({name, TRY(inside(directory, entry, "vmlinux")),
+                                 TRY(inside(directory, entry, "vmlinuz")),
+                                 TRY(inside(directory, entry, "initramfs"))});
     }
     return image;
 }

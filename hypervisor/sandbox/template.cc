@@ -79,10 +79,7 @@ Result<BootFiles> boot_files(const Image& image, const std::string& kernel) {
     // A kernel of the user's own goes with the initramfs that loads no modules it may not match.
     auto tuned = find_kernel(image, "tuned");
     auto other = tuned ? tuned : find_kernel(image, "stock");
-    return BootFiles {
-        kernel, TRY(std::move(other))
-        .initramfs
-    };
+    return BootFiles{kernel, TRY(std::move(other)).initramfs};
 }
 
 std::vector<std::string> vmm_arguments(const TemplateSpec& spec, const Image& image,

@@ -1,5 +1,5 @@
-// UNTRUSTED: a snapshot's state, whatever its checksum says of it. Every length is checked here before
-// a value is taken; what only the devices and KVM can judge, they judge when it is restored.
+// UNTRUSTED: a snapshot's state, whatever its checksum says of it. Every length is checked here
+// before a value is taken; what only the devices and KVM can judge, they judge when it is restored.
 
 #include "hypervisor/base/limits.h"
 #include "hypervisor/snapshot/state.h"
@@ -69,11 +69,10 @@ Result<MemoryState> decode(const fb::Memory& memory) {
     uint64_t offset = 0;
     uint64_t next_free = 0;
     for (const fb::Region* region : *memory.regions()) {
-        bool good = region->start() % 4096 == 0 && region->size() % 4096 == 0 &&
-                    region->size() > 0 && region->size() <= limits::kMemoryBytesMax &&
-                    region->start() >= next_free &&
-                    region->start() <= 2 * limits::kMemoryBytesMax &&
-                    region->image_offset() == offset;
+        bool good =
+            region->start() % 4096 == 0 && region->size() % 4096 == 0 && region->size() > 0 &&
+            region->size() <= limits::kMemoryBytesMax && region->start() >= next_free &&
+            region->start() <= 2 * limits::kMemoryBytesMax && region->image_offset() == offset;
         if (!good)
             return corrupt("memory regions overlap, wrap or are not whole pages");
         state.extents.push_back({GuestAddress(region->start()), region->size()});

@@ -62,11 +62,10 @@ Offset<fb::Transport> encode(FlatBufferBuilder& builder, uint8_t slot,
     auto pending_at = builder.CreateVector(pending);
     auto vectors = builder.CreateVector(state.queue_vectors);
     auto queues_at = builder.CreateVectorOfStructs(queues);
-    return fb::CreateTransport(builder, slot, config, table, pending_at,
-                               state.device_feature_select, state.driver_feature_select,
-                               state.driver_features, state.device_status, state.isr,
-                               state.config_generation, state.queue_select, state.config_vector,
-                               vectors, queues_at);
+    return fb::CreateTransport(
+        builder, slot, config, table, pending_at, state.device_feature_select,
+        state.driver_feature_select, state.driver_features, state.device_status, state.isr,
+        state.config_generation, state.queue_select, state.config_vector, vectors, queues_at);
 }
 
 struct EncodeKind {
@@ -77,8 +76,7 @@ struct EncodeKind {
         type = fb::DeviceKind::Disk;
         std::vector<Offset<fb::Layer>> layers;
         for (const DiskState::Layer& layer : disk.layers)
-            layers.push_back(
-                fb::CreateLayerDirect(builder, layer.path.c_str(), layer.map.c_str()));
+            layers.push_back(fb::CreateLayerDirect(builder, layer.path.c_str(), layer.map.c_str()));
         return fb::CreateDiskDirect(builder, disk.read_only, disk.layered, disk.path.c_str(),
                                     disk.size_bytes, &layers)
             .Union();
@@ -135,7 +133,11 @@ std::vector<std::byte> encode_state(const MachineState& state) {
     return {bytes.begin(), bytes.end()};
 }
 
-std::string disk_layer_file(size_t disk) { return "disk-" + std::to_string(disk) + ".img"; }
-std::string disk_map_file(size_t disk) { return "disk-" + std::to_string(disk) + ".map"; }
+std::string disk_layer_file(size_t disk) {
+    return "disk-" + std::to_string(disk) + ".img";
+}
+std::string disk_map_file(size_t disk) {
+    return "disk-" + std::to_string(disk) + ".map";
+}
 
 }  // namespace spore

@@ -139,16 +139,18 @@ void Machine::control_resume(Done done) {
 
 void Machine::control_snapshot(const std::string& directory, Done done) {
     bool was_running = state_ == RunState::running;
-    control_pause([this, directory, was_running,
-                   done = std::move(done)](spore::Status paused) mutable {
-        spore::Status written = paused ? write_snapshot(directory) : std::move(paused);
-        if (was_running && state_ == RunState::paused)
-            run();
-        done(std::move(written));
-    });
+    control_pause(
+        [this, directory, was_running, done = std::move(done)](spore::Status paused) mutable {
+            spore::Status written = paused ? write_snapshot(directory) : std::move(paused);
+            if (was_running && state_ == RunState::paused)
+                run();
+            done(std::move(written));
+        });
 }
 
-void Machine::control_quit() { end({VmExit::Reason::quit, ""}); }
+void Machine::control_quit() {
+    end({VmExit::Reason::quit, ""});
+}
 
 void Machine::end(const VmExit& exit) {
     if (state_ == RunState::ended)
@@ -183,7 +185,8 @@ void Machine::io_write(uint16_t port, std::span<const std::byte> bytes) {
         reason = VmExit::Reason::power_off;
     else if (port == layout::kResetPort && value == layout::kResetValue)
         reason = VmExit::Reason::reset;
-    else if (port == 0x64 && value == 0xfe)  // the keyboard controller's reset line, a kernel's last resort
+    else if (port == 0x64 &&
+             value == 0xfe)  // the keyboard controller's reset line, a kernel's last resort
         reason = VmExit::Reason::reset;
     if (reason)
         loop_.post([this, exit = VmExit{*reason, ""}] { end(exit); });

@@ -22,8 +22,7 @@ Result<UniqueFd> open_readable(const char* what, const std::string& path) {
         return fail_errno(std::string(what) + " '" + path + "'");
     struct stat status = {};
     if (::fstat(fd.get(), &status) == 0 && S_ISDIR(status.st_mode))
-        return fail(Code::invalid_argument,
-                    std::string(what) + " '" + path + "': is a directory");
+        return fail(Code::invalid_argument, std::string(what) + " '" + path + "': is a directory");
     return fd;
 }
 
@@ -32,9 +31,9 @@ Status check_host_memory(uint64_t bytes) {
     uint64_t host = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
                     static_cast<uint64_t>(::sysconf(_SC_PAGE_SIZE));
     if (bytes > host)
-        return fail(Code::resource_exhausted,
-                    "memory '" + std::to_string(bytes / limits::kMiB) + "M': this host has " +
-                        std::to_string(host / limits::kMiB) + "M");
+        return fail(Code::resource_exhausted, "memory '" + std::to_string(bytes / limits::kMiB) +
+                                                  "M': this host has " +
+                                                  std::to_string(host / limits::kMiB) + "M");
     return {};
 }
 
@@ -54,8 +53,8 @@ Result<std::unique_ptr<Machine>> Machine::boot(EventLoop& loop, const MachineCon
     TRY(machine->load_boot_state());
     timespec now = {};
     ::clock_gettime(CLOCK_MONOTONIC, &now);
-    machine->built_monotonic_ns_ = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 +
-                                   static_cast<uint64_t>(now.tv_nsec);
+    machine->built_monotonic_ns_ =
+        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
     return machine;
 }
 
@@ -96,8 +95,8 @@ spore::Status Machine::add_disk(const DiskConfig& config) {
     }
     block.copy_on_write = state.layered;
     block.create = state.layered && ::access(config.path.c_str(), F_OK) != 0;
-    auto device = TRY(VirtioBlock::create(memory_, loop_, block,
-                                          "block" + std::to_string(disks_.size())));
+    auto device =
+        TRY(VirtioBlock::create(memory_, loop_, block, "block" + std::to_string(disks_.size())));
     if (block.create)
         made_files_.push_back(config.path);
     state.path = state.layered ? "" : config.path;
@@ -146,9 +145,8 @@ spore::Status Machine::make_vcpus() {
         vcpus_.push_back(std::move(vcpu));
     }
     for (Vcpu& vcpu : vcpus_) {
-        threads_.push_back(std::make_unique<VcpuThread>(vcpu, *this, [this](const VmExit& exit) {
-            loop_.post([this, exit] { end(exit); });
-        }));
+        threads_.push_back(std::make_unique<VcpuThread>(
+            vcpu, *this, [this](const VmExit& exit) { loop_.post([this, exit] { end(exit); }); }));
     }
     return {};
 }

@@ -33,8 +33,8 @@ Status check_cpu(const MachineState& state, const Kvm& kvm) {
     auto supported = TRY(kvm.supported_cpuid());
     std::string vendor = cpu_vendor(supported);
     if (vendor != state.cpu_vendor)
-        return fail(Code::version_mismatch, "snapshot: made on a processor by " +
-                                                state.cpu_vendor + ", this one is by " + vendor);
+        return fail(Code::version_mismatch, "snapshot: made on a processor by " + state.cpu_vendor +
+                                                ", this one is by " + vendor);
     for (const VcpuState& vcpu : state.vcpus)
         TRY(check_cpuid_runs(vcpu.cpuid, supported));
     return {};
@@ -62,8 +62,8 @@ Result<std::unique_ptr<Machine>> Machine::restore(EventLoop& loop, const std::st
     TRY(machine->load_state(state));
     timespec now = {};
     ::clock_gettime(CLOCK_MONOTONIC, &now);
-    machine->built_monotonic_ns_ = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 +
-                                   static_cast<uint64_t>(now.tv_nsec);
+    machine->built_monotonic_ns_ =
+        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
     return machine;
 }
 
@@ -93,13 +93,12 @@ spore::Status Machine::rebuild_devices(const MachineState& state, const std::str
         }
         auto restored = transports_.back()->restore(device.transport);
         if (!restored)
-            return std::unexpected(
-                std::move(restored).error().within(devices_.back()->name()));
+            return std::unexpected(std::move(restored).error().within(devices_.back()->name()));
     }
     if (disks_.size() < overrides.disks.size())
-        return fail(Code::invalid_argument,
-                    "disk: " + std::to_string(overrides.disks.size()) + " given, the snapshot has " +
-                        std::to_string(disks_.size()));
+        return fail(Code::invalid_argument, "disk: " + std::to_string(overrides.disks.size()) +
+                                                " given, the snapshot has " +
+                                                std::to_string(disks_.size()));
     if (networks_.size() < overrides.networks.size())
         return fail(Code::invalid_argument, "net: " + std::to_string(overrides.networks.size()) +
                                                 " given, the snapshot has " +
@@ -125,8 +124,8 @@ spore::Status Machine::rebuild_disk(const DiskState& disk, const std::string& di
         config.size_bytes = disk.size_bytes;
         for (const DiskState::Layer& layer : disk.layers)
             config.layers.push_back({layer.path, layer.map});
-        config.layers.push_back({directory + "/" + disk_layer_file(number),
-                                 directory + "/" + disk_map_file(number)});
+        config.layers.push_back(
+            {directory + "/" + disk_layer_file(number), directory + "/" + disk_map_file(number)});
         TRY(add_disk(config));
         if (!given)
             ::unlink(config.path.c_str());
@@ -144,28 +143,27 @@ spore::Status Machine::rebuild_network(const NetworkState& network,
                                        const MachineConfig& overrides) {
     size_t number = networks_.size();
     if (number >= overrides.networks.size())
-        return fail(Code::invalid_argument, "net " + std::to_string(number) +
-                                                ": the snapshot has one, --net is needed");
+        return fail(Code::invalid_argument,
+                    "net " + std::to_string(number) + ": the snapshot has one, --net is needed");
     NetworkConfig config = overrides.networks[number];
     char mac[18];
-    std::snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", network.mac[0],
-                  network.mac[1], network.mac[2], network.mac[3], network.mac[4], network.mac[5]);
+    std::snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", network.mac[0], network.mac[1],
+                  network.mac[2], network.mac[3], network.mac[4], network.mac[5]);
     if (config.mac.empty())
         config.mac = mac;  // what the guest has configured
     return add_network(config);
 }
 
-// The clock before the vCPUs, whose kvmclock MSRs point at it. Every vCPU exists before the first is
-// loaded: interrupts between them need somewhere to go.
+// The clock before the vCPUs, whose kvmclock MSRs point at it. Every vCPU exists before the first
+// is loaded: interrupts between them need somewhere to go.
 spore::Status Machine::load_state(const MachineState& state) {
     for (uint32_t index = 0; index < config_.cpus; index++)
         vcpus_.push_back(TRY(Vcpu::create(*kvm_, *vm_, index)));
     TRY(vm_->set_clock(state.clock));
     TRY(load_vcpus(vcpus_, state.vcpus));
     for (Vcpu& vcpu : vcpus_) {
-        threads_.push_back(std::make_unique<VcpuThread>(vcpu, *this, [this](const VmExit& exit) {
-            loop_.post([this, exit] { end(exit); });
-        }));
+        threads_.push_back(std::make_unique<VcpuThread>(
+            vcpu, *this, [this](const VmExit& exit) { loop_.post([this, exit] { end(exit); }); }));
     }
     return serial_.restore(state.serial);
 }

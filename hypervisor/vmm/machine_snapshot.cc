@@ -119,7 +119,8 @@ Result<MachineState> Machine::save_state() {
             device.kind = NetworkState{networks_[network++]->mac()};
         } else if (here == vsock_) {
             VsockState vsock = vsock_->save();
-            device.kind = VsockDeviceState{static_cast<uint64_t>(vsock.guest_cid), vsock.next_host_port};
+            device.kind =
+                VsockDeviceState{static_cast<uint64_t>(vsock.guest_cid), vsock.next_host_port};
         } else {
             device.kind = RngState{};
         }

@@ -97,8 +97,8 @@ class Vmm {
         };
         machine_ = options_.restore_directory.empty()
                        ? TRY(Machine::boot(*loop_, options_.machine, sink, on_end))
-                       : TRY(Machine::restore(*loop_, options_.restore_directory,
-                                              options_.machine, sink, on_end));
+                       : TRY(Machine::restore(*loop_, options_.restore_directory, options_.machine,
+                                              sink, on_end));
         if (!options_.control_path.empty())
             control_ = TRY(ControlServer::listen(*loop_, *machine_, options_.control_path));
         signals_ = TRY(loop_->add_file(std::move(signals)));
@@ -123,7 +123,8 @@ class Vmm {
 
     Result<int> report_end() {
         bool orderly = exit_.reason == VmExit::Reason::power_off ||
-                       exit_.reason == VmExit::Reason::reset || exit_.reason == VmExit::Reason::quit;
+                       exit_.reason == VmExit::Reason::reset ||
+                       exit_.reason == VmExit::Reason::quit;
         if (orderly) {
             spdlog::info("the VM ended: {}", reason_name(exit_.reason));
             return 0;
@@ -169,4 +170,6 @@ int main_with(int argc, char** argv) {
 }  // namespace
 }  // namespace spore
 
-int main(int argc, char** argv) { return spore::main_with(argc, argv); }
+int main(int argc, char** argv) {
+    return spore::main_with(argc, argv);
+}
