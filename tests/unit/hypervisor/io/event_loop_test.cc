@@ -118,9 +118,9 @@ TEST_F(EventLoopTest, TasksWithoutEndDoNotKeepCompletionsAway) {
     std::array<std::byte, 16> buffer;
     Operation op([&](int32_t result) { got = result; });
     int tasks = 0;
-    std::function<void()> again = [&, &peer = peer] {
+    std::function<void()> again = [&, &other_end = peer] {
         if (++tasks == 10) {  // the ring is waiting by now
-            EXPECT_EQ(::write(peer.get(), "abc", 3), 3);
+            EXPECT_EQ(::write(other_end.get(), "abc", 3), 3);
         }
         if (got == 0)
             loop->defer(again);
