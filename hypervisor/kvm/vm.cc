@@ -2,6 +2,8 @@
 
 #include <sys/ioctl.h>
 
+#include <cassert>
+
 namespace spore {
 
 namespace {
@@ -42,10 +44,32 @@ Status Vm::enable(unsigned capability, uint64_t argument, const char* name) cons
 }
 
 Status Vm::set_memory(const GuestMemory& memory) {
+    return set_slots(memory, 0);
+}
+
+Status Vm::log_dirty_pages(const GuestMemory& memory, bool on) {
+    return set_slots(memory, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+}
+
+Result<std::vector<uint64_t>> Vm::take_dirty_pages(const GuestMemory& memory, uint32_t slot) const {
+    constexpr uint64_t kPageBytes = 4096, kPagesPerWord = 64;
+    assert(slot < memory.regions().size());
+    uint64_t pages = memory.regions()[slot].size() / kPageBytes;
+    std::vector<uint64_t> bitmap((pages + kPagesPerWord - 1) / kPagesPerWord);
+    kvm_dirty_log request = {};
+    request.slot = slot;
+    request.dirty_bitmap = bitmap.data();
+    if (::ioctl(fd(), KVM_GET_DIRTY_LOG, &request) != 0)
+        return fail_errno("KVM_GET_DIRTY_LOG of slot " + std::to_string(slot));
+    return bitmap;
+}
+
+Status Vm::set_slots(const GuestMemory& memory, uint32_t flags) {
     uint32_t slot = 0;
     for (const MemoryRegion& region : memory.regions()) {
         kvm_userspace_memory_region request = {};
         request.slot = slot++;
+        request.flags = flags;
         request.guest_phys_addr = region.start.value();
         request.memory_size = region.size();
         request.userspace_addr = reinterpret_cast<uintptr_t>(region.mapping.data());

@@ -5,6 +5,7 @@
 #include <linux/kvm.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
@@ -27,6 +28,13 @@ class Vm {
     // period of several ms. `memory` must outlive the VM. Errors: KVM's.
     Status set_memory(const GuestMemory& memory);
 
+    // From now on KVM notes which pages the guest writes, or stops doing so. Changes every slot,
+    // and so waits for a grace period (ms) if there are doorbells. `memory`: set_memory()'s.
+    Status log_dirty_pages(const GuestMemory& memory, bool on);
+    // The pages of `memory`'s region number `slot` written since logging began or since the last
+    // call, a bit for each 4 KiB page. Errors: KVM's, if nothing is logged.
+    Result<std::vector<uint64_t>> take_dirty_pages(const GuestMemory& memory, uint32_t slot) const;
+
     // Delivers one message-signalled interrupt. One ioctl and nothing to register before: no GSI
     // routes, no irqfds, which a restored machine would have to pay for first. Errors: KVM's.
     Status signal_msi(uint64_t address, uint32_t data) const;
@@ -45,6 +53,7 @@ class Vm {
 
   private:
     explicit Vm(UniqueFd fd) : fd_(std::move(fd)) {}
+    Status set_slots(const GuestMemory& memory, uint32_t flags);
     Status enable(unsigned capability, uint64_t argument, const char* name) const;
     Status set_doorbell(GuestAddress address, int eventfd, uint32_t flags) const;
     UniqueFd fd_;

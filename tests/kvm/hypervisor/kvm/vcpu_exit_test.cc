@@ -96,6 +96,28 @@ TEST_F(VcpuExit, ReachesMemoryAbove4GiB) {
     EXPECT_EQ(must(guest.memory.read<uint64_t>(GuestAddress(0x1'3fff'fff8))), 0x0123456789abcdefu);
 }
 
+TEST_F(VcpuExit, NotesThePagesThatTheGuestWrites) {
+    TestGuest guest;
+    auto dirty = [&](uint32_t slot) {
+        std::vector<size_t> pages;
+        auto bitmap = must(guest.vm.take_dirty_pages(guest.memory, slot));
+        for (size_t page = 0; page < bitmap.size() * 64; page++) {
+            if ((bitmap[page / 64] >> page % 64 & 1) != 0)
+                pages.push_back(page);
+        }
+        return pages;
+    };
+    EXPECT_FALSE(guest.vm.take_dirty_pages(guest.memory, 1)) << "nothing is logged yet";
+    must(guest.vm.log_dirty_pages(guest.memory, true));
+    EXPECT_EQ(dirty(1), std::vector<size_t>());
+    guest.start(high_memory_guest());
+    guest.run();
+    EXPECT_EQ(dirty(1), std::vector<size_t>({limits::kGiB / 4096 - 1}));
+    EXPECT_EQ(dirty(1), std::vector<size_t>()) << "what is taken is taken";
+    must(guest.vm.log_dirty_pages(guest.memory, false));
+    EXPECT_FALSE(guest.vm.take_dirty_pages(guest.memory, 1));
+}
+
 TEST_F(VcpuExit, DeliversAnMsiToTheLapic) {
     TestGuest guest;
     guest.start(msi_guest());
