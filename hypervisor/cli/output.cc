@@ -6,6 +6,8 @@
 #include <chrono>
 #include <cstdio>
 
+#include "hypervisor/base/one_line.h"
+
 namespace spore::cli {
 
 int report(const Globals& globals, const Error& error) {
@@ -16,7 +18,7 @@ int report(const Globals& globals, const Error& error) {
                              {"details", nlohmann::json::object()}};
         print_json(document);
     }
-    std::fprintf(stderr, "spore: %s\n", error.message.c_str());
+    std::fprintf(stderr, "spore: %s\n", one_line(error.message).c_str());
     return exit_status(error.code);
 }
 

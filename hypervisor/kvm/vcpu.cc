@@ -35,7 +35,9 @@ Status Vcpu::set_cpuid(const std::vector<kvm_cpuid_entry2>& entries) {
                                        " entries, at most " + std::to_string(table.entries.size()));
     table.header.count = static_cast<uint32_t>(entries.size());
     std::copy(entries.begin(), entries.end(), table.entries.begin());
-    return set(kvm_abi::kSetCpuid2, "KVM_SET_CPUID2", &table);
+    TRY(set(kvm_abi::kSetCpuid2, "KVM_SET_CPUID2", &table));
+    cpuid_ = entries;
+    return {};
 }
 
 Status Vcpu::prepare_for_boot(const std::vector<kvm_cpuid_entry2>& entries) {

@@ -94,6 +94,7 @@ class Vcpu {
     Mapping run_;
     uint32_t index_;
     size_t xsave_bytes_;
+    std::vector<kvm_cpuid_entry2> cpuid_;  // as it was set
 };
 
 // Loads all vCPUs of a machine, fresh from create(), with their TSCs as far apart as they were: not

@@ -76,10 +76,9 @@ Result<VcpuState> Vcpu::save(const std::vector<uint32_t>& msr_indices) const {
     VcpuState state;
     // First, as it lets a pending INIT or SIPI take effect, which changes all the rest.
     TRY(get(KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &state.mp_state));
-    auto cpuid = std::make_unique<kvm_abi::CpuidTable>();
-    cpuid->header.count = kvm_abi::kCpuidEntriesMax;
-    TRY(get(kvm_abi::kGetCpuid2, "KVM_GET_CPUID2", cpuid.get()));
-    state.cpuid.assign(cpuid->entries.begin(), cpuid->entries.begin() + cpuid->header.count);
+    // As it was set, not KVM_GET_CPUID2: that has what control registers make of it as well, and under
+    // kvm-pvm the host's own bits, with which no host would take the snapshot.
+    state.cpuid = cpuid_;
     int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
     state.tsc_khz = khz > 0 ? static_cast<uint32_t>(khz) : 0;
     TRY(get(KVM_GET_REGS, "KVM_GET_REGS", &state.regs));

@@ -9,6 +9,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "hypervisor/base/one_line.h"
 #include "hypervisor/vmm/console.h"
 #include "hypervisor/vmm/machine.h"
 #include "hypervisor/vmm/options.h"
@@ -22,11 +23,9 @@ bool tell_ready(int fd, const Status& status) {
     if (fd < 0)
         return true;
     std::string line = "ready\n";
-    if (!status) {
-        std::string message = status.error().message;
-        std::replace(message.begin(), message.end(), '\n', ' ');
-        line = "error " + std::string(code_name(status.error().code)) + " " + message + "\n";
-    }
+    if (!status)
+        line = "error " + std::string(code_name(status.error().code)) + " " +
+               one_line(status.error().message) + "\n";
     bool told = ::write(fd, line.data(), line.size()) == static_cast<ssize_t>(line.size());
     ::close(fd);
     return told;
@@ -151,7 +150,7 @@ int main_with(int argc, char** argv) {
     // As `spore run` we speak in its name.
     const char* name = std::string_view(argv[0]) == "spore run" ? "spore" : "spore-vmm";
     auto report = [&](const Error& error) {
-        std::fprintf(stderr, "%s: %s\n", name, error.message.c_str());
+        std::fprintf(stderr, "%s: %s\n", name, one_line(error.message).c_str());
         return exit_status(error.code);
     };
     auto options = parse_vmm_options(argc, argv);

@@ -9,8 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <random>
-
+#include "tests/bad_input/support/seed.h"
 #include "tests/bad_input/support/tiny_kernel.h"
 #include "tests/bad_input/support/vmm_bench.h"
 #include "tests/unit/support/kernel_images.h"
@@ -99,10 +98,7 @@ TEST_F(BadKernel, IsABzImageCutAnywhere) {
     // What lies behind, a signature say, the kernel does not need.
     size_t needed = (header.setup_sects + 1) * 512 + size_t{header.syssize} * 16;
     ASSERT_LE(needed, whole.size());
-    unsigned seed = std::random_device()();
-    RecordProperty("seed", std::to_string(seed));
-    SCOPED_TRACE("seed " + std::to_string(seed));
-    std::mt19937_64 random(seed);
+    std::mt19937_64 random(test_seed());
     std::vector<size_t> cuts = {0, 1, 0x1f1, 0x201, 0x206, 0x230, 0x264, 512, 1024, needed - 1};
     while (cuts.size() < 40)
         cuts.push_back(random() % needed);

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -83,6 +84,7 @@ Process Process::start(const Launch& launch) {
     if (process.pid_ < 0)
         give_up("fork");
     if (process.pid_ == 0) {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that is killed leaves nothing running
         int null = ::open("/dev/null", O_RDONLY);
         // The ready pipe and the program above all that the standard streams are moved over.
         int ready = ::fcntl(writer.get(), F_DUPFD_CLOEXEC, 64);

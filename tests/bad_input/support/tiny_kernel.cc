@@ -32,6 +32,7 @@ void put(std::string& bytes, size_t offset, const T& value) {
 
 std::string image(bool with_note) {
     std::string bytes(kCodeAt + sizeof(kCode), '\0');
+    std::memcpy(bytes.data() + kCodeAt, kCode, sizeof(kCode));
     Elf64_Ehdr header = {};
     std::memcpy(header.e_ident, ELFMAG, SELFMAG);
     header.e_ident[EI_CLASS] = ELFCLASS64;

@@ -166,7 +166,9 @@ std::string TinySnapshot::make() {
     auto client = VmmClient::connect(here);
     if (!client)
         return client.error().message;
-    while (read_file(here / "log") != "R\n") {
+    for (auto limit = soon(); read_file(here / "log") != "R\n";) {
+        if (std::chrono::steady_clock::now() > limit)
+            return "the guest has not written its line";
         auto status = client->status(soon());
         if (!status)
             return status.error().message;
