@@ -129,7 +129,9 @@ class Host:
         return done
 
     def json(self, *arguments, status=0):
-        return json.loads(self.run('--json', *arguments, status=status).stdout)
+        words = list(arguments)
+        words.insert(words.index('--') if '--' in words else len(words), '--json')
+        return json.loads(self.run(*words, status=status).stdout)
 
     def exec(self, sandbox, *argv, limit_s=300):
         """What a command in a sandbox writes to stdout, as text without the last newline."""
@@ -159,12 +161,12 @@ def find_program(spore, name):
 class Vm:
     """A spore-vmm in a directory of its own, with a control socket and, if asked for, vsock."""
 
-    def __init__(self, host, name, *options, vsock=True):
+    def __init__(self, host, name, *options, vsock=True, prefix=()):
         self.directory = host.directory(name)
         self.console_path = os.path.join(self.directory, 'console')
         self.vsock_path = os.path.join(self.directory, 'v')
         self.agent = None
-        words = [host.vmm, *options, '--serial', 'file:console', '--control', 'control']
+        words = [*prefix, host.vmm, *options, '--serial', 'file:console', '--control', 'control']
         if vsock:
             words += ['--vsock', 'v']
         with open(os.path.join(self.directory, 'log'), 'wb') as log:
@@ -195,6 +197,9 @@ class Vm:
         except agent.AgentError as error:
             raise Failed(f'{error}; console: {self.console()[-400:]}; log: {self.log()}') from error
         return self.agent
+
+    def new_agent(self):
+        return agent.Agent(self.vsock_path, 60)
 
     def wait(self, limit_s=BOOT_LIMIT_S):
         """Waits for the end of the VM; spore-vmm's exit status."""
