@@ -79,8 +79,7 @@ void VsockDevice::pump() {
         if (!failed())
             more |= serve_rx();
         // A tx queue that was left alone because too many resets waited: have they gone?
-        again =
-            !more && queues()[kTxQueue].waiting() > 0 && resets_.size() < limits::kVsockResetsMax;
+        again = !more && tx_held_ && resets_.size() < limits::kVsockResetsMax;
     }
     rx_.give_back(failed());
     for (uint16_t queue : {kRxQueue, kTxQueue, kEventQueue})

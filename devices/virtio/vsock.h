@@ -177,6 +177,7 @@ class VsockDevice final : public VirtioDevice {
     bool reset_unread_ = false;   // the guest has not handled it yet: nothing goes out
     uint16_t reset_waiting_ = 0;  // buffers in the event queue when it has
     bool pump_scheduled_ = false;
+    bool tx_held_ = false;        // the tx queue is left alone: too many resets wait
     bool accept_failed_ = false;  // for want of descriptors: again when the timer rings
 
     Operation listener_wait_;

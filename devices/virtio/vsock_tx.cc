@@ -22,7 +22,8 @@ bool VsockDevice::serve_tx() {
     do {
         tx.disable_kicks();
         while (true) {
-            if (resets_.size() >= limits::kVsockResetsMax)
+            tx_held_ = resets_.size() >= limits::kVsockResetsMax;
+            if (tx_held_)
                 return false;  // serve_rx() makes room, and the pump looks again
             if (packets++ == kPacketsPerPass)
                 return true;
