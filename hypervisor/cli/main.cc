@@ -78,8 +78,11 @@ int run(int argc, char** argv) {
     } catch (const CLI::ParseError& error) {
         for (int index = 1; index < argc; index++)
             context.globals.json |= std::string_view(argv[index]) == "--json";
-        return report(context.globals,
-                      {Code::invalid_argument, std::string(error.what()) + " (see --help)"});
+        std::string what = error.what();
+        auto unknown = app.remaining(true);
+        if (what == "A subcommand is required" && !unknown.empty())
+            what = "command '" + unknown.front() + "': is not known";
+        return report(context.globals, {Code::invalid_argument, what + " (see --help)"});
     }
     return context.exit_status;
 }

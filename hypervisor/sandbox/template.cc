@@ -243,7 +243,9 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
     };
     if (!document.is_object())
         return corrupt("is not a JSON object");
-    int format = document.value("format", 0);
+    if (!document.contains("format") || !document["format"].is_number_integer())
+        return corrupt("has no format version");
+    int format = document["format"].get<int>();
     if (format != kTemplateFormat)
         return fail(Code::version_mismatch, "template '" + name + "': format " +
                                                 std::to_string(format) + ", this Spore reads " +
