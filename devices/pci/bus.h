@@ -1,7 +1,7 @@
 #pragma once
 
 // PCI bus 0 as the guest reaches it: configuration through ECAM, and the BARs of its devices.
-// UNTRUSTED: every address, width and value is the guest's. Fuzz target: fuzz_pci_transport.
+// UNTRUSTED: every address, width and value is the guest's. Fuzz target: fuzz-pci-transport.
 
 #include <array>
 #include <cstdint>

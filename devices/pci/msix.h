@@ -1,7 +1,7 @@
 #pragma once
 
 // MSI-X (PCI 3.0 §6.8.2): table, pending bits and their masks. UNTRUSTED: all of the table is the
-// guest's. Fuzz target: fuzz_pci_transport.
+// guest's. Fuzz target: fuzz-pci-transport.
 
 #include <cstdint>
 #include <span>

@@ -1,7 +1,7 @@
 #pragma once
 
 // A 16550A serial port (COM1) without an interrupt line: the guest polls it. UNTRUSTED: every
-// access is the guest's, a SerialState is a file's.
+// access is the guest's, a SerialState is a file's. Fuzz target: fuzz-serial.
 
 #include <array>
 #include <cstddef>

@@ -2,7 +2,7 @@
 
 // Virtio over PCI (virtio 1.2 §4.1), modern only: makes a VirtioDevice a PCI function.
 // UNTRUSTED: every register access is the guest's, a VirtioPciState is a file's. Fuzz target:
-// fuzz_pci_transport.
+// fuzz-pci-transport.
 
 #include <linux/virtio_pci.h>
 

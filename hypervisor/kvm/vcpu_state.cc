@@ -76,7 +76,7 @@ Result<VcpuState> Vcpu::save(const std::vector<uint32_t>& msr_indices) const {
     VcpuState state;
     // First, as it lets a pending INIT or SIPI take effect, which changes all the rest.
     TRY(get(KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &state.mp_state));
-    // As it was set, not KVM_GET_CPUID2: that has what control registers make of it as well, and under
+    // As it was set, not KVM_GET_CPUID2: that has what control registers make of it, and under
     // kvm-pvm the host's own bits, with which no host would take the snapshot.
     state.cpuid = cpuid_;
     int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);

@@ -20,6 +20,8 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr int kTemplateFormat = 1;
+// The disk's top while the template boots; its content is in the snapshot afterwards.
+constexpr const char* kBuildDisk = "disk.building";
 
 // A template in the making: its directories and its VM go if it does not get finished.
 class Draft {
@@ -99,7 +101,7 @@ std::vector<std::string> vmm_arguments(const TemplateSpec& spec, const Image& im
             "--cpu-template",
             spec.cpu_template,
             "--disk",
-            (draft.run() / "disk").string() + ",layer=" + image.rootfs.string() +
+            (draft.directory() / kBuildDisk).string() + ",layer=" + image.rootfs.string() +
                 ",size=" + std::to_string(disk_bytes),
             "--vsock",
             kVsockName,
@@ -213,6 +215,8 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     auto control = TRY(VmmClient::connect(draft.run()));
     TRY(control.snapshot(draft.directory(), deadline));
     TRY(control.quit(deadline));
+    TRY(kill_process(draft.vmm, deadline));
+    TRY(remove_tree(draft.directory() / kBuildDisk));
 
     TemplateInfo info;
     info.name = spec.name;

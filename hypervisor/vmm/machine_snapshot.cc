@@ -17,7 +17,46 @@ namespace spore {
 
 namespace {
 
-// The data of `from` in `to`, holes staying holes; cloned where the file system can. Blocks.
+// Bytes [start, end) through a buffer of ours.
+Status copy_bytes(int source, int target, off_t start, off_t end, const std::string& name) {
+    std::vector<std::byte> buffer(1 * limits::kMiB);
+    while (start < end) {
+        size_t most = std::min(buffer.size(), static_cast<size_t>(end - start));
+        ssize_t got = ::pread(source, buffer.data(), most, start);
+        if (got < 0)
+            return fail_errno(name + ": reading what is to be copied");
+        if (got == 0)
+            return fail(Code::internal, name + ": its source shrank while it was copied");
+        for (ssize_t done = 0; done < got;) {
+            ssize_t written = ::pwrite(target, buffer.data() + done,
+                                       static_cast<size_t>(got - done), start + done);
+            if (written < 0)
+                return fail_errno(name);
+            done += written;
+        }
+        start += got;
+    }
+    return {};
+}
+
+// Bytes [start, end), shared by both files where the file system can. Between file systems, and on
+// some, the kernel leaves copying to us.
+Status copy_range(int source, int target, off_t start, off_t end, const std::string& name) {
+    off_t in = start, out = start;
+    while (in < end) {
+        ssize_t copied =
+            ::copy_file_range(source, &in, target, &out, static_cast<size_t>(end - in), 0);
+        if (copied < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == EINVAL))
+            return copy_bytes(source, target, in, end, name);
+        if (copied < 0)
+            return fail_errno(name + ": copy_file_range");
+        if (copied == 0)
+            return fail(Code::internal, name + ": its source shrank while it was copied");
+    }
+    return {};
+}
+
+// The data of `from` in `to`, holes staying holes. Blocks.
 Status copy_sparse(const std::string& from, const std::string& to) {
     UniqueFd source(::open(from.c_str(), O_RDONLY | O_CLOEXEC));
     if (!source)
@@ -40,15 +79,7 @@ Status copy_sparse(const std::string& from, const std::string& to) {
         off_t end = ::lseek(source.get(), data, SEEK_HOLE);
         if (end < 0)
             return fail_errno(from + ": SEEK_HOLE");
-        off_t in = data, out = data;
-        while (in < end) {
-            ssize_t copied = ::copy_file_range(source.get(), &in, target.get(), &out,
-                                               static_cast<size_t>(end - in), 0);
-            if (copied < 0)
-                return fail_errno(to + ": copy_file_range");
-            if (copied == 0)
-                return fail(Code::internal, from + ": shrank while it was copied");
-        }
+        TRY(copy_range(source.get(), target.get(), data, end, to));
         position = end;
     }
     if (::fsync(target.get()) != 0)
