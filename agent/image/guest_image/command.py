@@ -28,7 +28,6 @@ PACKAGES = {
     'strip': 'binutils',
     'xz': 'xz-utils',
     'unshare': 'util-linux',
-    'fallocate': 'util-linux',
     'apt-get': 'apt',
     'apt-cache': 'apt',
 }
@@ -91,12 +90,18 @@ def end(child):
 
 
 def last_words(lines):
-    """The line that says why: the first one that calls itself an error, else the last."""
+    """The line that says why: the first one that calls itself an error, else the last.
+
+    mmdebstrap's own errors only say that a command of it failed: what that said is the reason.
+    """
     said = [line for line in lines if line.strip()]
+    own = ('E: command failed', 'E: setup failed', 'E: run_')
     for line in said:
-        if line.startswith(('E: ', 'error: ', 'fatal: ')) or ' error: ' in line:
+        if (line.startswith(('E: ', 'error: ', 'fatal: ')) or ' error: ' in line) and \
+                not line.startswith(own):
             return line
-    return said[-1] if said else 'it said nothing'
+    plain = [line for line in said if not line.startswith(('I: ', 'W: ', 'E: '))]
+    return (plain or said or ['it said nothing'])[-1]
 
 
 def output(argv, what):

@@ -17,7 +17,7 @@ FEATURES = ('none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64
 
 
 def make(root, path, free_space, uuid):
-    """Makes the sparse image `path` of the tree `root`, `free_space` bytes more than it needs.
+    """Makes the image `path` of the tree `root`, `free_space` bytes more than it needs.
 
     `uuid` names the file system and seeds its directory hashes; neither is a secret.
     """
@@ -35,8 +35,6 @@ def make(root, path, free_space, uuid):
              '-E', f'lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,hash_seed={uuid}',
              '-d', root, path, f'{size >> 10}k'], 'root file system', env=environment)
     run(['e2fsck', '-f', '-n', path], 'root file system')
-    run(['fallocate', '--dig-holes', path], 'root file system')
-    os.chmod(path, 0o444)
 
 
 def needed_bytes(root):

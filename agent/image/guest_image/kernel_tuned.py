@@ -1,12 +1,13 @@
 """The tuned kernel: Debian's kernel source under our own configuration (kernel/tuned.config)."""
 
+import contextlib
 import glob
 import os
 import re
 import shutil
 import time
 
-from guest_image import apt
+from guest_image import apt, memory_disk
 from guest_image.command import need_programs, run
 from guest_image.failure import Failure
 
@@ -21,7 +22,7 @@ OTHER_DRIVERS = ('clk', 'gpu', 'hid', 'hwmon', 'iio', 'infiniband', 'media', 'mt
 NOT_UNPACKED = ('Documentation/*/*', 'arch/[!x]*/*.[chS]', 'arch/[!x]*/boot/*', 'samples/*.[ch]',
                 'sound/*.[ch]', 'tools/perf/*', 'tools/testing/*',
                 *(f'drivers/{each}/*.[ch]' for each in OTHER_DRIVERS))
-# Disk that the unpacked source and its build need, in bytes.
+# Room that the unpacked source and its build need, in bytes.
 NEEDED_BYTES = 2 << 30
 
 
@@ -36,22 +37,33 @@ def make(work, out, cache, progress):
     if not os.path.exists('/usr/include/libelf.h'):
         raise Failure('host_unsupported', 'header libelf.h',
                       'not installed; install the package libelf-dev')
-    free = shutil.disk_usage(work).free
-    if free < NEEDED_BYTES:
-        raise Failure('resource_exhausted', 'kernel tuned',
-                      f'{free >> 20} MiB are free under {cache}, {NEEDED_BYTES >> 20} are needed')
     found = apt.find(SOURCE_PACKAGE)
     deb = apt.fetch(found, cache, progress)
-    progress.step(f'unpacking {found.name} {found.version}')
-    source, stamp = unpack_source(deb, work)
-    build = os.path.join(source, 'build')
-    make_argv = make_command(source, build, stamp)
-    configure(make_argv, build)
-    compile_kernel(make_argv, progress)
-    collect(build, out)
-    release = read_line(os.path.join(build, 'include/config/kernel.release'))
+    tree = os.path.join(work, 'tree')
+    os.makedirs(tree)
+    with room_for_building(tree):
+        progress.step(f'unpacking {found.name} {found.version}')
+        source, stamp = unpack_source(deb, tree)
+        build = os.path.join(source, 'build')
+        make_argv = make_command(source, build, stamp)
+        configure(make_argv, build)
+        compile_kernel(make_argv, progress)
+        collect(build, out)
+        release = read_line(os.path.join(build, 'include/config/kernel.release'))
     return {'version': release, 'package': found.name, 'package_version': found.version,
             'config_sha256': apt.file_sha256(os.path.join(out, 'config'))}
+
+
+def room_for_building(tree):
+    """A context in which `tree` has NEEDED_BYTES of room: in memory, or else on the disk it is on."""
+    size = memory_disk.available_bytes()
+    if os.geteuid() == 0 and size >= NEEDED_BYTES:
+        return memory_disk.mounted(tree, size)
+    free = shutil.disk_usage(tree).free
+    if free < NEEDED_BYTES:
+        raise Failure('resource_exhausted', 'kernel tuned',
+                      f'{free >> 20} MiB are free at {tree}, {NEEDED_BYTES >> 20} are needed')
+    return contextlib.nullcontext()
 
 
 def unpack_source(deb, work):

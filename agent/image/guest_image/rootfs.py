@@ -8,7 +8,7 @@ import stat
 import tarfile
 import uuid
 
-from guest_image import apt, ext4, finish
+from guest_image import apt, ext4, finish, memory_disk
 from guest_image.command import need_programs, run
 from guest_image.failure import need_root
 
@@ -47,8 +47,7 @@ def fingerprint(recipe):
 def need_all():
     """Fails unless this machine and user can make a root file system at all."""
     need_root('root file system')
-    need_programs('apt-get', 'apt-cache', 'dpkg-deb', 'mmdebstrap', 'unshare', 'mke2fs', 'e2fsck',
-                  'fallocate')
+    need_programs('apt-get', 'apt-cache', 'dpkg-deb', 'mmdebstrap', 'unshare', 'mke2fs', 'e2fsck')
 
 
 def make(recipe, path, work, cache, progress):
@@ -57,7 +56,19 @@ def make(recipe, path, work, cache, progress):
     Returns the installed packages, as 'name version' lines.
     """
     need_all()
+    if size := memory_disk.available_bytes():
+        try:
+            with memory_disk.mounted(work, size):
+                return make_in(work, recipe, path, cache, progress)
+        except memory_disk.Full:
+            progress.step('the root does not fit into memory: once more, on the disk')
+    return make_in(work, recipe, path, cache, progress)
+
+
+def make_in(work, recipe, path, cache, progress):
+    """As `make`, wherever `work` is."""
     root = os.path.join(work, 'root')
+    os.makedirs(root)
     if recipe.base == 'debian':
         apt.find_all(recipe.packages)
         sources = apt.debian_sources(recipe.suite)
@@ -71,7 +82,11 @@ def make(recipe, path, work, cache, progress):
     installed = finish.finish(root, guest_sources)
     progress.step('making the ext4 image')
     mark = uuid.uuid5(uuid.NAMESPACE_OID, f'spore {fingerprint(recipe)}')
-    ext4.make(root, path, recipe.free_space, str(mark))
+    image = os.path.join(work, 'rootfs.ext4')
+    ext4.make(root, image, recipe.free_space, str(mark))
+    # Copying finds the holes. To dig them on the disk would be many discards, each of them slow.
+    run(['cp', '--sparse=always', image, path], 'root file system')
+    os.chmod(path, 0o444)
     return installed
 
 
@@ -111,7 +126,7 @@ def bootstrap(recipe, root, work, cache, sources, progress):
 
 
 def show(line, progress):
-    if line.startswith('I: '):
+    if line.startswith('I: ') and 'hook' not in line:
         progress.step(f'mmdebstrap: {line[3:]}')
 
 

@@ -154,6 +154,23 @@ def test_unknown_package_is_named_before_anything_is_made():
     assert 'test-none' not in images() and not [n for n in images() if n.startswith('.')]
 
 
+def test_root_that_does_not_fit_into_memory_is_made_on_the_disk():
+    support.need_root()
+    path = os.path.join(support.scratch_directory(), 'root.ext4')
+    # In a process of its own: it gets a mount namespace.
+    code = ("import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1])\n"
+            "from guest_image import failure, memory_disk, recipe, rootfs\n"
+            "memory_disk.available_bytes = lambda: 1 << 20\n"
+            "rootfs.make(recipe.load('busybox'), *sys.argv[2:5], failure.Progress(True))")
+    work = support.scratch_directory()
+    done = subprocess.run(['/usr/bin/python3', '-c', code, support.IMAGE_DIRECTORY, path, work,
+                           os.path.join(support.settings.home, 'cache')], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 'once more, on the disk' in done.stderr and inside(path, '/bin/busybox'), done.stderr
+    assert os.stat(path).st_blocks * 512 < os.path.getsize(path) // 2, 'it is not sparse'
+
+
 def test_only_root_builds():
     support.need_root()
     home = support.scratch_directory()
@@ -242,7 +259,7 @@ def test_own_recipe_puts_in_files_and_runs_commands():
         'format': 1, 'base': 'debian', 'run': ['echo no luck >&2; exit 3']}))
     done = support.program('build-rootfs', '--recipe', failing, '--out', root + '2', '--home',
                            support.settings.home)
-    support.expect_error(done, 70, 'recipe')
+    support.expect_error(done, 70, 'recipe', 'no luck')
     assert sorted(os.listdir(directory)) == ['failing.json', 'own.json', 'root.ext4', 'tool']
 
 

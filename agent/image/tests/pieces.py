@@ -225,6 +225,12 @@ def test_directories_are_exchanged_in_one_step():
 def test_failed_programs_last_words_are_told():
     expect_failure('internal', lambda: command.run(['sh', '-c', 'echo fine; echo why; exit 3'],
                                                    'thing'), 'thing', '3', 'why')
+    for lines, expected in ((['a', 'E: no such package x', 'b'], 'E: no such package x'),
+                            (['I: running', 'tool: bad', 'E: command failed: tool',
+                              'E: setup failed'], 'tool: bad'),
+                            (['cc', 'x.c:1: error: y', 'make: *** [x] 1'], 'x.c:1: error: y'),
+                            (['', 'I: done'], 'I: done'), ([], 'it said nothing')):
+        assert command.last_words(lines) == expected, (lines, command.last_words(lines))
 
 
 def test_missing_programs_are_told_by_their_package():
