@@ -1,0 +1,59 @@
+// Snapshots that earlier builds of Spore have written, still to be understood.
+
+#include <gtest/gtest.h>
+
+#include "hypervisor/snapshot/state.h"
+#include "hypervisor/snapshot/state_file.h"
+
+namespace spore {
+namespace {
+
+// From the tiny guest of tests/bad_input: one vCPU in a halt loop, 64 MiB, a copy-on-write disk of
+// 2 MiB on one raw layer, a vsock device and an entropy device.
+TEST(GoldenSnapshot, OfVersion1IsUnderstood) {
+    std::string path = std::string(SPORE_SOURCE_ROOT) + "/tests/golden/v1/state.spore";
+    auto payload = read_state_file(path);
+    ASSERT_TRUE(payload) << payload.error().message;
+    auto decoded = decode_state(*payload);
+    ASSERT_TRUE(decoded) << decoded.error().message;
+    const MachineState& state = *decoded;
+
+    EXPECT_EQ(state.spore_version, "0.1.0");
+    EXPECT_EQ(state.cpu_vendor, "AuthenticAMD");
+    EXPECT_EQ(state.cpu_template, "host");
+    ASSERT_EQ(state.vcpus.size(), 1u);
+    EXPECT_EQ(state.vcpus[0].regs.rip, 0x10'0011u);  // behind the hlt
+    EXPECT_EQ(state.vcpus[0].regs.rdx, 0x3f8u);
+    EXPECT_EQ(state.vcpus[0].regs.rax & 0xff, 0x0au);
+    EXPECT_EQ(state.vcpus[0].sregs.cr0 & 1, 1u);
+    EXPECT_EQ(state.vcpus[0].sregs.cs.selector, 8);
+    EXPECT_EQ(state.vcpus[0].xsave.size(), 4096u);
+
+    ASSERT_EQ(state.memory.extents.size(), 1u);
+    EXPECT_EQ(state.memory.extents[0].start.value(), 0u);
+    EXPECT_EQ(state.memory.extents[0].size, 64u << 20);
+    EXPECT_EQ(state.memory.image.file_bytes, 64u << 20);
+    EXPECT_EQ(state.memory.image.chunk_hashes.size(), 32u);
+
+    ASSERT_EQ(state.devices.size(), 3u);
+    auto* disk = std::get_if<DiskState>(&state.devices[0].kind);
+    ASSERT_NE(disk, nullptr);
+    EXPECT_TRUE(disk->layered);
+    EXPECT_FALSE(disk->read_only);
+    EXPECT_EQ(disk->size_bytes, 2u << 20);
+    ASSERT_EQ(disk->layers.size(), 1u);
+    EXPECT_TRUE(disk->layers[0].path.ends_with("/base.img"));
+    EXPECT_EQ(disk->layers[0].map, "");
+    auto* vsock = std::get_if<VsockDeviceState>(&state.devices[1].kind);
+    ASSERT_NE(vsock, nullptr);
+    EXPECT_EQ(vsock->guest_cid, 3u);
+    EXPECT_TRUE(std::holds_alternative<RngState>(state.devices[2].kind));
+    for (size_t index = 0; index < state.devices.size(); index++) {
+        EXPECT_EQ(state.devices[index].slot, index + 1);
+        EXPECT_EQ(state.devices[index].transport.device_status, 0);
+    }
+    EXPECT_EQ(state.serial.divisor, 1);
+}
+
+}  // namespace
+}  // namespace spore
