@@ -75,8 +75,8 @@ class Agent:
         self._ask(IDENTITY, {0: hostname, 1: os.urandom(16).hex(), 2: os.urandom(64),
                              3: (U64, time.time_ns())}, DONE)
 
-    def prepare_snapshot(self):
-        self._ask(PREPARE_SNAPSHOT, {}, DONE)
+    def grow_root(self):
+        self._ask(GROW_ROOT, {}, DONE)
 
     def power_off(self):
         self._ask(POWER_OFF, {}, DONE)
