@@ -92,7 +92,7 @@ std::vector<std::string> vmm_arguments(const TemplateSpec& spec, const Image& im
             "--initrd",
             files.initramfs.string(),
             "--cmdline",
-            "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t "
+            "console=ttyS0 quiet loglevel=4 panic=-1 reboot=a,f "
             "random.trust_cpu=on spore.root=vda",
             "--memory",
             std::to_string(spec.memory_bytes),
