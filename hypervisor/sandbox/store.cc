@@ -131,9 +131,11 @@ Result<Store> Store::open(const std::filesystem::path& path) {
     if (result != SQLITE_OK)
         return std::unexpected(database_error(raw, result).error().within(path.string()));
     sqlite3_busy_timeout(raw, 20'000);
-    // WAL: readers do not wait for writers. NORMAL: a power cut may lose the last changes, and with
-    // them go the sandboxes, which do not outlive it.
-    TRY(execute(raw, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"));
+    // The rollback journal, SQLite's default: with single statements every lock is waited for. WAL
+    // is not: changing to it, and its last user leaving, fail at once for whoever opens at that
+    // moment. NORMAL: a power cut may lose the last changes, and with them go the sandboxes
+    // themselves.
+    TRY(execute(raw, "PRAGMA synchronous = NORMAL;"));
     auto version = TRY(prepare(raw, "PRAGMA user_version"));
     if (sqlite3_step(version.get()) != SQLITE_ROW)
         return database_error(raw, SQLITE_CORRUPT);
@@ -144,8 +146,10 @@ Result<Store> Store::open(const std::filesystem::path& path) {
                                                 std::to_string(found) + ", this one knows " +
                                                 std::to_string(kSchemaVersion) + ")");
     if (found < kSchemaVersion) {
-        TRY(execute(raw, kSchema));
-        TRY(execute(raw, ("PRAGMA user_version = " + std::to_string(kSchemaVersion)).c_str()));
+        // Whoever else is making it at this moment makes the same.
+        std::string make = std::string("BEGIN IMMEDIATE;") + kSchema +
+                           "PRAGMA user_version = " + std::to_string(kSchemaVersion) + "; COMMIT;";
+        TRY(execute(raw, make.c_str()));
     }
     return store;
 }
