@@ -131,11 +131,17 @@ Result<Store> Store::open(const std::filesystem::path& path) {
     if (result != SQLITE_OK)
         return std::unexpected(database_error(raw, result).error().within(path.string()));
     sqlite3_busy_timeout(raw, 20'000);
-    // The rollback journal, SQLite's default: with single statements every lock is waited for. WAL
-    // is not: changing to it, and its last user leaving, fail at once for whoever opens at that
-    // moment. NORMAL: a power cut may lose the last changes, and with them go the sandboxes
-    // themselves.
-    TRY(execute(raw, "PRAGMA synchronous = NORMAL;"));
+    // WAL: readers do not wait for writers. Changing to it fails at once, whatever the busy
+    // timeout, while another opens or closes the store: try again. NORMAL: a power cut may lose the
+    // last changes, and with them go the sandboxes themselves.
+    const char* modes = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;";
+    for (int attempt = 1; sqlite3_exec(raw, modes, nullptr, nullptr, nullptr) != SQLITE_OK;
+         attempt++) {
+        int code = sqlite3_errcode(raw);
+        if (code != SQLITE_BUSY || attempt == 500)
+            return database_error(raw, code);
+        sqlite3_sleep(20);
+    }
     auto version = TRY(prepare(raw, "PRAGMA user_version"));
     if (sqlite3_step(version.get()) != SQLITE_ROW)
         return database_error(raw, SQLITE_CORRUPT);
