@@ -239,6 +239,14 @@ std::vector<std::byte> madt(uint32_t vcpus) {
     return table;
 }
 
+constexpr auto kResetCode = std::to_array<std::byte>({
+    std::byte{0xba}, std::byte{layout::kResetPort & 0xff}, std::byte{layout::kResetPort >> 8},
+    std::byte{0xb0}, std::byte{layout::kResetValue},   // mov dx, port; mov al, value
+    std::byte{0xee},                                   // out dx, al
+    std::byte{0xf4}, std::byte{0xeb}, std::byte{0xfd}  // hlt; back to it
+});
+static_assert(layout::kResetVector + kResetCode.size() <= layout::kFirmwareEnd);
+
 AcpiTable rsdp(GuestAddress xsdt) {
     Rsdp table;
     table.xsdt = xsdt.value();
@@ -271,7 +279,7 @@ std::vector<AcpiTable> make_acpi_tables(uint32_t vcpus) {
 Status write_acpi_tables(const GuestMemory& memory, uint32_t vcpus) {
     for (const AcpiTable& table : make_acpi_tables(vcpus))
         TRY(memory.write_bytes(table.address, table.bytes));
-    return {};
+    return memory.write_bytes(GuestAddress(layout::kResetVector), kResetCode);
 }
 
 }  // namespace spore

@@ -21,7 +21,9 @@ struct AcpiTable {
 // RSDP is first, at layout::kRsdp.
 std::vector<AcpiTable> make_acpi_tables(uint32_t vcpus);
 
-// Makes them and puts them into guest memory.
+// Makes them and puts them into guest memory; and at layout::kResetVector, where a BIOS has its
+// entry, real-mode code that does what the FADT's reset register does. A kernel that was built with
+// EFI takes reduced hardware for an EFI machine and, finding no EFI, ends there when it reboots.
 Status write_acpi_tables(const GuestMemory& memory, uint32_t vcpus);
 
 }  // namespace spore

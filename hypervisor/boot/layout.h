@@ -34,6 +34,8 @@ inline constexpr uint64_t kConventionalEnd = 0xA'0000;
 inline constexpr uint64_t kRsdp = 0xE'0000;
 inline constexpr uint64_t kAcpiTables = 0xE'0040;
 inline constexpr uint64_t kFirmwareStart = 0xE'0000;
+// Where a real-mode reset, F000:FFF0, goes: write_acpi_tables().
+inline constexpr uint64_t kResetVector = 0xF'FFF0;
 inline constexpr uint64_t kFirmwareEnd = 0x10'0000;
 // Kernels lie from here on.
 inline constexpr uint64_t kKernelMin = 0x10'0000;

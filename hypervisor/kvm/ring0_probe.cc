@@ -101,15 +101,21 @@ Result<Ring0Speed> measure_ring0() {
     TRY(time_turns(vcpu, 1));  // the first entry faults the pages in
     auto base = TRY(time_turns(vcpu, 1));
     Ring0Speed speed;
-    for (uint32_t turns = kTurnsFirst;; turns = std::min(turns * 8, kTurnsMax)) {
-        auto elapsed = TRY(time_turns(vcpu, turns));
-        if (elapsed < kLongEnough && turns < kTurnsMax)
-            continue;
-        auto loop = std::max(elapsed - base, std::chrono::nanoseconds(0));
-        speed.ns_per_instruction = static_cast<double>(loop.count()) /
-                                   static_cast<double>(kInstructionsPerTurn * (turns - 1));
-        break;
+    uint32_t turns = kTurnsFirst;
+    auto elapsed = TRY(time_turns(vcpu, turns));
+    while (elapsed < kLongEnough && turns < kTurnsMax) {
+        turns = std::min(turns * 8, kTurnsMax);
+        elapsed = TRY(time_turns(vcpu, turns));
     }
+    auto per_instruction = [&] {
+        auto loop = std::max(elapsed - base, std::chrono::nanoseconds(0));
+        return static_cast<double>(loop.count()) /
+               static_cast<double>(kInstructionsPerTurn * (turns - 1));
+    };
+    // A busy host takes the CPU away in between: the best of a few counts.
+    for (int again = 0; again < 4 && per_instruction() > kRing0NsMax; again++)
+        elapsed = std::min(elapsed, TRY(time_turns(vcpu, turns)));
+    speed.ns_per_instruction = per_instruction();
     speed.runs_linux = speed.ns_per_instruction <= kRing0NsMax;
     return speed;
 }

@@ -108,6 +108,17 @@ TEST(Acpi, WritesTheTablesWhereTheirPointersSay) {
     }
 }
 
+TEST(Acpi, PutsAWayToResetWhereABiosHasItsEntry) {
+    auto memory = *GuestMemory::allocate(memory_extents(limits::kMemoryBytesMin));
+    ASSERT_TRUE(write_acpi_tables(memory, 1).has_value());
+    std::array<std::byte, 6> code = {};
+    ASSERT_TRUE(memory.read_bytes(GuestAddress(0xFFFF0), code).has_value());
+    // mov dx, 0x602; mov al, 1; out dx, al
+    EXPECT_EQ(code,
+              (std::to_array<std::byte>({std::byte{0xba}, std::byte{0x02}, std::byte{0x06},
+                                         std::byte{0xb0}, std::byte{0x01}, std::byte{0xee}})));
+}
+
 TEST(Aml, EncodesPackageLengthsOfOneToThreeBytes) {
     auto length_bytes = [](size_t content) {
         aml::Bytes terms(content);
