@@ -107,6 +107,11 @@ Result<DiskFile> open_disk_file(const std::string& path, DiskAccess access);
 // and locked for writing. Takes the same time whatever the size.
 Result<DiskFile> create_disk_file(const std::string& path, uint64_t bytes);
 
+// The two halves of it, for whoever learns the size later, in a jail: an empty file at `path`,
+// which must not exist, opened and locked; and its size (errors as above, the file stays).
+Result<DiskFile> make_disk_file(const std::string& path);
+Status size_disk_file(DiskFile& file, uint64_t bytes);
+
 // Turns a lock for writing into one for reading: the file is not to be written again.
 Status share_disk_file(int fd, const std::string& path);
 

@@ -80,26 +80,38 @@ Result<DiskFile> open_disk_file(const std::string& path, DiskAccess access) {
 }
 
 Result<DiskFile> create_disk_file(const std::string& path, uint64_t bytes) {
-    if (bytes == 0 || bytes % kSectorBytes != 0 || bytes > INT64_MAX)
-        return fail(Code::invalid_argument, quoted(path) + ": size is " + std::to_string(bytes) +
-                                                " bytes; a multiple of 512 above 0 is due");
+    auto file = TRY(make_disk_file(path));
+    if (auto sized = size_disk_file(file, bytes); !sized) {
+        ::unlink(path.c_str());
+        return std::unexpected(std::move(sized).error());
+    }
+    return file;
+}
+
+Result<DiskFile> make_disk_file(const std::string& path) {
     DiskFile file;
     file.fd = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file.fd)
         return fail_errno(quoted(path));
-    auto give_up = [&](std::unexpected<Error> error) {
+    if (auto locked = lock(file.fd.get(), true, path); !locked) {
         ::unlink(path.c_str());
-        return error;
-    };
-    if (::ftruncate(file.fd.get(), static_cast<off_t>(bytes)) < 0)
-        return give_up(
-            fail_errno("making " + quoted(path) + " " + std::to_string(bytes) + " bytes long"));
-    if (auto locked = lock(file.fd.get(), true, path); !locked)
-        return give_up(std::unexpected(std::move(locked).error()));
+        return std::unexpected(std::move(locked).error());
+    }
     file.path = path;
-    file.bytes = bytes;
     file.writable = true;
     return file;
+}
+
+Status size_disk_file(DiskFile& file, uint64_t bytes) {
+    if (bytes == 0 || bytes % kSectorBytes != 0 || bytes > INT64_MAX)
+        return fail(Code::invalid_argument, quoted(file.path) + ": size is " +
+                                                std::to_string(bytes) +
+                                                " bytes; a multiple of 512 above 0 is due");
+    if (::ftruncate(file.fd.get(), static_cast<off_t>(bytes)) < 0)
+        return fail_errno("making " + quoted(file.path) + " " + std::to_string(bytes) +
+                          " bytes long");
+    file.bytes = bytes;
+    return {};
 }
 
 Status share_disk_file(int fd, const std::string& path) {

@@ -50,6 +50,8 @@ class LayerMap {
     // reads one. Both block.
     Status save(const std::string& path) const;
     static Result<LayerMap> load(const std::string& path);
+    // The same of a file that is open already; `name` begins messages.
+    static Result<LayerMap> read(int file, const std::string& name);
 
     bool operator==(const LayerMap& other) const;
 

@@ -151,30 +151,35 @@ Result<LayerMap> LayerMap::load(const std::string& path) {
     UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!file)
         return fail_errno("layer map '" + path + "'");
+    return read(file.get(), path);
+}
+
+Result<LayerMap> LayerMap::read(int file, const std::string& name) {
     struct stat status = {};
-    if (::fstat(file.get(), &status) < 0)
-        return fail_errno("fstat of layer map '" + path + "'");
+    if (::fstat(file, &status) < 0)
+        return fail_errno("fstat of layer map '" + name + "'");
     // No map is larger than one with every chunk of the largest disk.
     constexpr uint64_t kBytesMax = limits::kLayeredDiskBytesMax / (kClusterBytes * kChunkClusters) *
                                        (sizeof(uint64_t) + sizeof(Chunk)) +
                                    sizeof(Header) + sizeof(Crc);
     if (!S_ISREG(status.st_mode))
-        return fail(Code::corrupt, "layer map '" + path + "': is no file");
+        return fail(Code::corrupt, "layer map '" + name + "': is no file");
     if (static_cast<uint64_t>(status.st_size) > kBytesMax)
-        return corrupt("size in bytes of '" + path + "'", static_cast<uint64_t>(status.st_size),
+        return corrupt("size in bytes of '" + name + "'", static_cast<uint64_t>(status.st_size),
                        kBytesMax);
     std::vector<std::byte> bytes(static_cast<size_t>(status.st_size));
     for (size_t done = 0; done < bytes.size();) {
-        ssize_t got = ::read(file.get(), bytes.data() + done, bytes.size() - done);
+        ssize_t got =
+            ::pread(file, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
         if (got < 0)
-            return fail_errno("reading layer map '" + path + "'");
+            return fail_errno("reading layer map '" + name + "'");
         if (got == 0)
-            return fail(Code::corrupt, "layer map '" + path + "': got shorter while it was read");
+            return fail(Code::corrupt, "layer map '" + name + "': got shorter while it was read");
         done += static_cast<size_t>(got);
     }
     auto map = parse(bytes);
     if (!map)
-        return std::unexpected(std::move(map).error().within("'" + path + "'"));
+        return std::unexpected(std::move(map).error().within("'" + name + "'"));
     return map;
 }
 

@@ -2,7 +2,6 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include <thread>
 
@@ -34,12 +33,6 @@ uint64_t allocated_bytes(const std::filesystem::path& path) {
     if (::stat(path.c_str(), &status) != 0)
         return 0;
     return static_cast<uint64_t>(status.st_blocks) * 512;
-}
-
-uint64_t monotonic_ns() {
-    timespec now = {};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
 }  // namespace spore

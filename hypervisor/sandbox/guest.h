@@ -23,6 +23,4 @@ Result<AgentClient> connect_agent(const std::filesystem::path& run_directory,
 // Bytes that `path` takes on disk, holes not counted; 0 if it is not there.
 uint64_t allocated_bytes(const std::filesystem::path& path);
 
-uint64_t monotonic_ns();
-
 }  // namespace spore

@@ -2,6 +2,7 @@
 
 #include <sys/random.h>
 
+#include "hypervisor/base/clock.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/vmm_process.h"

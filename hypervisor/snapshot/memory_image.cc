@@ -87,16 +87,21 @@ Result<UniqueFd> open_memory_image(const std::string& path, uint64_t file_bytes)
     UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!file)
         return fail_errno(path);
+    TRY(check_memory_image(file.get(), path, file_bytes));
+    return file;
+}
+
+Status check_memory_image(int image, const std::string& name, uint64_t file_bytes) {
     struct stat status = {};
-    if (::fstat(file.get(), &status) != 0)
-        return fail_errno(path);
+    if (::fstat(image, &status) != 0)
+        return fail_errno(name);
     if (!S_ISREG(status.st_mode))
-        return fail(Code::corrupt, path + ": not a regular file");
+        return fail(Code::corrupt, name + ": not a regular file");
     if (static_cast<uint64_t>(status.st_size) != file_bytes)
-        return fail(Code::corrupt, path + ": " + std::to_string(status.st_size) +
+        return fail(Code::corrupt, name + ": " + std::to_string(status.st_size) +
                                        " bytes, the snapshot's table says " +
                                        std::to_string(file_bytes));
-    return file;
+    return {};
 }
 
 Status verify_memory_image(int image, uint64_t file_bytes, std::span<const uint64_t> chunk_hashes) {

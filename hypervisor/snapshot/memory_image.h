@@ -31,6 +31,8 @@ Result<MemoryImageInfo> write_memory_image(const GuestMemory& memory, const std:
 // Opens an image and checks that it is a regular file of exactly `file_bytes`. Errors: not_found,
 // permission_denied, corrupt.
 Result<UniqueFd> open_memory_image(const std::string& path, uint64_t file_bytes);
+// The check alone, of a file that is open already; `name` begins messages.
+Status check_memory_image(int image, const std::string& name, uint64_t file_bytes);
 
 // Reads the whole image and compares every chunk. Errors: corrupt, naming the first wrong chunk.
 Status verify_memory_image(int image, uint64_t file_bytes, std::span<const uint64_t> chunk_hashes);

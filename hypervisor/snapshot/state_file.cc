@@ -69,19 +69,24 @@ Result<std::vector<std::byte>> read_state_file(const std::string& path) {
     UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!file)
         return fail_errno(path);
+    return read_state_file(file.get(), path);
+}
+
+Result<std::vector<std::byte>> read_state_file(int file, const std::string& name) {
     struct stat status = {};
-    if (::fstat(file.get(), &status) != 0)
-        return fail_errno(path);
+    if (::fstat(file, &status) != 0)
+        return fail_errno(name);
     uint64_t limit = limits::kSnapshotStateBytesMax + sizeof(Header);
     if (!S_ISREG(status.st_mode) || static_cast<uint64_t>(status.st_size) > limit)
         return fail(Code::corrupt,
-                    path + ": not a regular file of at most " + std::to_string(limit) + " bytes");
+                    name + ": not a regular file of at most " + std::to_string(limit) + " bytes");
     std::vector<std::byte> bytes(static_cast<size_t>(status.st_size));
     size_t done = 0;
     while (done < bytes.size()) {
-        ssize_t got = ::read(file.get(), bytes.data() + done, bytes.size() - done);
+        ssize_t got =
+            ::pread(file, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
         if (got < 0)
-            return fail_errno(path);
+            return fail_errno(name);
         if (got == 0)
             break;
         done += static_cast<size_t>(got);
@@ -89,7 +94,7 @@ Result<std::vector<std::byte>> read_state_file(const std::string& path) {
     bytes.resize(done);
     auto payload = open_state(bytes);
     if (!payload)
-        return std::unexpected(std::move(payload).error().within(path));
+        return std::unexpected(std::move(payload).error().within(name));
     // 40 bytes in, the payload keeps the 8-byte alignment of the vector's start.
     bytes.erase(bytes.begin(), bytes.begin() + sizeof(Header));
     return bytes;

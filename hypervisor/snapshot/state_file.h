@@ -35,6 +35,8 @@ Status write_state_file(const std::string& path, std::span<const std::byte> payl
 // The payload of the file at `path`, with the alignment a FlatBuffer needs. Errors: not_found,
 // permission_denied, corrupt (naming what), version_mismatch.
 Result<std::vector<std::byte>> read_state_file(const std::string& path);
+// The same of a file that is open already; `name` begins messages.
+Result<std::vector<std::byte>> read_state_file(int file, const std::string& name);
 // The same from bytes at hand.
 Result<std::span<const std::byte>> open_state(std::span<const std::byte> file);
 

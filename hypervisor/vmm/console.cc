@@ -12,24 +12,29 @@ constexpr uint64_t kLogBytesMax = 16 * limits::kMiB;
 constexpr std::byte kQuitKey{0x1d};  // Ctrl-]
 }  // namespace
 
-Result<std::unique_ptr<Console>> Console::open(EventLoop& loop, const std::string& where) {
-    UniqueFd output;
-    bool interactive = where == "stdio";
-    uint64_t limit = ~uint64_t{0};
-    if (interactive) {
-        output.reset(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3));
-        if (!output)
+Result<Console::Output> Console::open_output(const std::string& where) {
+    Output output;
+    if (where == "stdio") {
+        output.kind = Kind::terminal;
+        output.fd.reset(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3));
+        if (!output.fd)
             return fail_errno("standard output");
     } else if (where.starts_with("file:")) {
         std::string path = where.substr(5);
-        output.reset(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-        if (!output)
+        output.kind = Kind::file;
+        output.fd.reset(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+        if (!output.fd)
             return fail_errno("serial console '" + path + "'");
-        limit = kLogBytesMax;
     }
-    std::unique_ptr<Console> console(new Console(loop, interactive, limit));
-    if (output)
-        console->output_ = TRY(loop.add_file(std::move(output)));
+    return output;
+}
+
+Result<std::unique_ptr<Console>> Console::create(EventLoop& loop, Output output) {
+    std::unique_ptr<Console> console(
+        new Console(loop, output.kind == Kind::terminal,
+                    output.kind == Kind::file ? kLogBytesMax : ~uint64_t{0}));
+    if (output.fd)
+        console->output_ = TRY(loop.add_file(std::move(output.fd)));
     return console;
 }
 

@@ -20,9 +20,15 @@ namespace spore {
 // thread.
 class Console {
   public:
-    // `where`: "stdio", "none" or "file:PATH" (appended to, at most kLogBytesMax). Errors: the
-    // file's.
-    static Result<std::unique_ptr<Console>> open(EventLoop& loop, const std::string& where);
+    enum class Kind { none, terminal, file };
+    struct Output {
+        Kind kind = Kind::none;
+        UniqueFd fd;  // of a file (at most kLogBytesMax are appended to it) or of standard output
+    };
+
+    // `where`: "stdio", "none" or "file:PATH". Errors: the file's.
+    static Result<Output> open_output(const std::string& where);
+    static Result<std::unique_ptr<Console>> create(EventLoop& loop, Output output);
     ~Console();
 
     // Any thread.

@@ -41,8 +41,7 @@ struct ControlServer::Client {
     Operation send_op;
 };
 
-Result<std::unique_ptr<ControlServer>> ControlServer::listen(EventLoop& loop, ControlTarget& target,
-                                                             const std::string& path) {
+Result<UniqueFd> bind_control_socket(const std::string& path) {
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof(address.sun_path))
@@ -55,6 +54,12 @@ Result<std::unique_ptr<ControlServer>> ControlServer::listen(EventLoop& loop, Co
         return fail_errno("control socket");
     if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
         return fail_errno("control socket '" + path + "'", errno == EADDRINUSE ? EEXIST : errno);
+    return socket;
+}
+
+Result<std::unique_ptr<ControlServer>> ControlServer::listen(EventLoop& loop, ControlTarget& target,
+                                                             UniqueFd socket,
+                                                             const std::string& path) {
     if (::listen(socket.get(), kClientsMax) != 0)
         return fail_errno("control socket '" + path + "': listen");
     auto file = TRY(loop.add_file(std::move(socket)));
@@ -86,7 +91,8 @@ ControlServer::ControlServer(EventLoop& loop, ControlTarget& target, std::string
       }) {}
 
 ControlServer::~ControlServer() {
-    ::unlink(path_.c_str());
+    if (!path_.empty())
+        ::unlink(path_.c_str());
 }
 
 void ControlServer::accept_next() {

@@ -31,13 +31,17 @@ class ControlTarget {
     virtual void control_quit() = 0;
 };
 
-// Serves `path` on the loop. Loop thread only. At most 16 clients at once, one request each under
-// way; the socket file is removed at the end.
+// A socket bound to `path` that nobody can connect to yet. Errors: invalid_argument for a path over
+// 107 bytes, already_exists, the host's.
+Result<UniqueFd> bind_control_socket(const std::string& path);
+
+// Serves a bound socket on the loop. Loop thread only. At most 16 clients at once, one request each
+// under way; the socket file at `path` is removed at the end (empty: somebody else does that).
 class ControlServer {
   public:
-    // Errors: invalid_argument for a path over 107 bytes, already_exists, the host's.
+    // The process that calls this is the one that clients see as their peer (SO_PEERCRED).
     static Result<std::unique_ptr<ControlServer>> listen(EventLoop& loop, ControlTarget& target,
-                                                         const std::string& path);
+                                                         UniqueFd socket, const std::string& path);
     ~ControlServer();
 
   private:

@@ -28,14 +28,14 @@ Machine::~Machine() {
     }
     loop_.run_until([&] { return resetting == 0; }, std::chrono::seconds(30));
     loop_.drain();
-    for (const std::string& path : made_files_)
-        ::unlink(path.c_str());
 }
 
 void Machine::run() {
     if (state_ != RunState::paused)
         return;
     state_ = RunState::running;
+    if (on_first_run_)
+        std::exchange(on_first_run_, nullptr)();
     // Devices first: what they have for the guest is there when it looks. A device that the driver
     // had not started stays idle.
     for (auto& device : devices_)
@@ -66,6 +66,10 @@ Machine::Status Machine::control_status() {
         exits += thread->exits();
     }
     add("first_exit_monotonic_ns", first);
+    if (stages_ != nullptr) {
+        for (const StageTimer::Stage& stage : stages_->stages())
+            add(std::string("stage.") + stage.name, stage.end_ns);
+    }
     add("vcpu_exits", exits);
     for (auto& device : devices_) {
         add(std::string(device->name()) + ".guest_errors", device->counters().guest_errors);
@@ -75,7 +79,7 @@ Machine::Status Machine::control_status() {
 }
 
 void Machine::control_pause(Done done) {
-    if (state_ == RunState::paused) {
+    if (state_ == RunState::paused || state_ == RunState::prepared) {
         done({});
         return;
     }
@@ -127,6 +131,13 @@ void Machine::paused() {
 }
 
 void Machine::control_resume(Done done) {
+    if (state_ == RunState::prepared) {
+        if (auto built = build_clone(); !built) {
+            done(built);
+            end({VmExit::Reason::host_error, built.error().message});
+            return;
+        }
+    }
     if (state_ == RunState::paused)
         run();
     if (state_ == RunState::running)
@@ -138,6 +149,10 @@ void Machine::control_resume(Done done) {
 }
 
 void Machine::control_snapshot(const std::string& directory, Done done) {
+    if (state_ == RunState::prepared) {
+        done(fail(Code::unavailable, "the VM has not been built yet: resume it first"));
+        return;
+    }
     bool was_running = state_ == RunState::running;
     control_pause(
         [this, directory, was_running, done = std::move(done)](spore::Status paused) mutable {
@@ -216,15 +231,25 @@ void Machine::mmio_write(GuestAddress address, std::span<const std::byte> bytes)
 
 void Machine::send(const MsiMessage& message) {
     // A message that makes no sense is refused by KVM; the guest wrote it, the guest goes without.
-    (void)vm_->signal_msi(message.address, message.data);
+    if (vm_)
+        (void)vm_->signal_msi(message.address, message.data);
 }
 
 spore::Status Machine::assign(GuestAddress address, int eventfd) {
+    if (!vm_) {
+        waiting_doorbells_.push_back({address, eventfd});
+        return {};
+    }
     return vm_->add_doorbell(address, eventfd);
 }
 
 void Machine::remove(GuestAddress address, int eventfd) {
-    (void)vm_->remove_doorbell(address, eventfd);
+    if (vm_)
+        (void)vm_->remove_doorbell(address, eventfd);
+    else
+        std::erase_if(waiting_doorbells_, [&](const WaitingDoorbell& waiting) {
+            return waiting.address == address && waiting.eventfd == eventfd;
+        });
 }
 
 }  // namespace spore

@@ -22,6 +22,8 @@
 #include "hypervisor/snapshot/state.h"
 #include "hypervisor/vmm/config.h"
 #include "hypervisor/vmm/control_server.h"
+#include "hypervisor/vmm/snapshot_files.h"
+#include "hypervisor/vmm/stage_timer.h"
 #include "hypervisor/vmm/vcpu_thread.h"
 
 namespace spore {
@@ -39,20 +41,27 @@ class Machine final : public ControlTarget,
     // and of KVM; whatever was made is gone again then.
     static Result<std::unique_ptr<Machine>> boot(EventLoop& loop, const MachineConfig& config,
                                                  Serial::Sink console, OnEnd on_end);
-    // The machine saved in `directory`, as it was but for `overrides`: its disks' tops (one for
-    // each writable disk, in order; none: unnamed files that go with the process), networks and
-    // vsock path. Errors: corrupt, version_mismatch, those of the files and of KVM.
-    static Result<std::unique_ptr<Machine>> restore(EventLoop& loop, const std::string& directory,
-                                                    const MachineConfig& overrides,
-                                                    Serial::Sink console, OnEnd on_end);
+    // A clone of `snapshot` with everything but what KVM has of it: memory, devices, threads, all
+    // waiting; build_clone() or run() makes the rest. Errors: corrupt, version_mismatch, those of
+    // the files. `stages` outlives it.
+    static Result<std::unique_ptr<Machine>> prepare_clone(EventLoop& loop, Kvm kvm,
+                                                          LoadedSnapshot snapshot, CloneFiles files,
+                                                          bool interactive_console,
+                                                          StageTimer& stages, Serial::Sink console,
+                                                          OnEnd on_end);
+    // Makes VM and vCPUs of a prepared clone and loads them: boundary B1. Errors: version_mismatch,
+    // KVM's; the machine is of no use then.
+    spore::Status build_clone();
     // Ends the VM: vCPU threads joined, devices drained. The loop has stopped by now or never ran.
     ~Machine() override;
 
-    // Starts or continues the vCPUs and the devices.
+    // Starts or continues the vCPUs and the devices of a machine that is built.
     void run();
+    // Called once, when it runs for the first time.
+    void on_first_run(std::function<void()> call) { on_first_run_ = std::move(call); }
     // What was made on disk for this machine (its disks' new tops) outlives it from here on. Until
     // then it goes with it: a machine that never came up leaves nothing behind.
-    void keep_files() { made_files_.clear(); }
+    void keep_files() { made_files_.keep(); }
     void push_input(std::span<const std::byte> bytes) { serial_.push_input(bytes); }
 
     // ControlTarget
@@ -63,12 +72,21 @@ class Machine final : public ControlTarget,
     void control_quit() override;
 
   private:
-    enum class RunState { paused, running, pausing, ended };  // made paused
+    enum class RunState { prepared, paused, running, pausing, ended };  // booted: made paused
 
     struct DiskDevice {
         DiskState state;
         std::string top;  // of a layered disk: the file that takes the writes
         VirtioBlock* device;
+    };
+
+    struct SavedCpus {  // of a prepared clone
+        kvm_clock_data clock;
+        std::vector<VcpuState> vcpus;
+    };
+    struct WaitingDoorbell {
+        GuestAddress address;
+        int eventfd;
     };
 
     Machine(EventLoop& loop, MachineConfig config, Serial::Sink console, OnEnd on_end);
@@ -81,15 +99,17 @@ class Machine final : public ControlTarget,
     spore::Status add_vsock(uint64_t cid);
     spore::Status plug(std::unique_ptr<VirtioDevice> device);
     spore::Status make_vcpus();
+    void make_threads();
+    void attach_threads();
     spore::Status load_boot_state();
 
     // machine_restore.cc
-    spore::Status rebuild_devices(const MachineState& state, const std::string& directory,
-                                  const MachineConfig& overrides);
-    spore::Status rebuild_disk(const DiskState& disk, const std::string& directory,
-                               const MachineConfig& overrides);
-    spore::Status rebuild_network(const NetworkState& network, const MachineConfig& overrides);
-    spore::Status load_state(const MachineState& state);
+    spore::Status rebuild_devices(const MachineState& state,
+                                  std::vector<LoadedSnapshot::Disk>& layers, CloneFiles& files);
+    spore::Status rebuild_disk(const DiskState& state, LoadedSnapshot::Disk* layers,
+                               CloneFiles& files);
+    spore::Status rebuild_network(const NetworkState& network, CloneFiles& files);
+    spore::Status rebuild_vsock(const VsockDeviceState& state);
 
     // machine_snapshot.cc
     spore::Status write_snapshot(const std::string& directory);
@@ -132,10 +152,14 @@ class Machine final : public ControlTarget,
     std::vector<Vcpu> vcpus_;
     std::vector<std::unique_ptr<VcpuThread>> threads_;
 
+    std::unique_ptr<SavedCpus> saved_cpus_;
+    std::vector<WaitingDoorbell> waiting_doorbells_;  // assigned before there was a VM
+    StageTimer* stages_ = nullptr;
+    std::function<void()> on_first_run_;
     std::vector<Done> pause_waiters_;
     std::atomic<uint32_t> vcpus_running_ = 0;  // while parking: those not out yet
     uint32_t devices_running_ = 0;             // while quiescing
-    std::vector<std::string> made_files_;      // see keep_files()
+    MadeFiles made_files_;                     // see keep_files()
     bool announce_reset_ = false;              // restored: the guest's vsock connections are gone
     uint64_t built_monotonic_ns_ = 0;
 };

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "devices/virtio/pci_layout.h"
@@ -51,10 +50,7 @@ Result<std::unique_ptr<Machine>> Machine::boot(EventLoop& loop, const MachineCon
     TRY(machine->add_devices());
     TRY(machine->make_vcpus());
     TRY(machine->load_boot_state());
-    timespec now = {};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    machine->built_monotonic_ns_ =
-        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+    machine->built_monotonic_ns_ = monotonic_ns();
     return machine;
 }
 
@@ -98,7 +94,7 @@ spore::Status Machine::add_disk(const DiskConfig& config) {
     auto device =
         TRY(VirtioBlock::create(memory_, loop_, block, "block" + std::to_string(disks_.size())));
     if (block.create)
-        made_files_.push_back(config.path);
+        made_files_.add(config.path);
     state.path = state.layered ? "" : config.path;
     state.size_bytes = device->disk().capacity();
     disks_.push_back({std::move(state), config.path, device.get()});
@@ -144,11 +140,21 @@ spore::Status Machine::make_vcpus() {
             TRY(make_cpuid(supported, config_.cpu_template, index, config_.cpus))));
         vcpus_.push_back(std::move(vcpu));
     }
-    for (Vcpu& vcpu : vcpus_) {
-        threads_.push_back(std::make_unique<VcpuThread>(
-            vcpu, *this, [this](const VmExit& exit) { loop_.post([this, exit] { end(exit); }); }));
-    }
+    make_threads();
+    attach_threads();
     return {};
+}
+
+void Machine::make_threads() {
+    for (uint32_t index = 0; index < config_.cpus; index++) {
+        threads_.push_back(std::make_unique<VcpuThread>(
+            *this, [this](const VmExit& exit) { loop_.post([this, exit] { end(exit); }); }));
+    }
+}
+
+void Machine::attach_threads() {
+    for (size_t index = 0; index < threads_.size(); index++)
+        threads_[index]->attach(vcpus_[index]);
 }
 
 spore::Status Machine::load_boot_state() {

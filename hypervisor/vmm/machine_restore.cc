@@ -1,93 +1,88 @@
-// Machine: made again from a snapshot.
+// Machine: made again from a snapshot. THE RESTORE PATH, in three steps that may lie far apart:
+// load_snapshot() (snapshot_files.cc) once for all clones, prepare_clone() without KVM, so that a
+// worker can wait in it for its request, and build_clone(), which is what a clone costs.
 
 #include <fcntl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <filesystem>
 
-#include "hypervisor/kvm/cpuid.h"
-#include "hypervisor/snapshot/memory_image.h"
-#include "hypervisor/snapshot/state_file.h"
+#include "devices/block/layered_disk.h"
+#include "devices/block/raw_disk.h"
 #include "hypervisor/vmm/machine.h"
 
 namespace spore {
 
 namespace {
 
-// A name for a file that no one asked to keep: made, opened and unlinked by whoever opens the disk.
-std::string unnamed_top() {
+// A disk's top that no one asked to keep: a file without a name.
+Result<DiskFile> unnamed_top() {
     static unsigned count = 0;
-    return (std::filesystem::temp_directory_path() /
-            ("spore-disk-" + std::to_string(::getpid()) + "-" + std::to_string(count++)))
-        .string();
+    std::string path =
+        (std::filesystem::temp_directory_path() /
+         ("spore-disk-" + std::to_string(::getpid()) + "-" + std::to_string(count++)))
+            .string();
+    auto file = TRY(make_disk_file(path));
+    ::unlink(path.c_str());
+    return file;
 }
 
-// The file descriptor may close once the memory is mapped; the mapping keeps the file.
-Result<GuestMemory> map_memory(const std::string& directory, const MemoryState& memory) {
-    auto image = TRY(open_memory_image(directory + "/" + kMemoryFile, memory.image.file_bytes));
-    return GuestMemory::map_private(image.get(), memory.extents);
-}
-
-Status check_cpu(const MachineState& state, const Kvm& kvm) {
-    auto supported = TRY(kvm.supported_cpuid());
-    std::string vendor = cpu_vendor(supported);
-    if (vendor != state.cpu_vendor)
-        return fail(Code::version_mismatch, "snapshot: made on a processor by " + state.cpu_vendor +
-                                                ", this one is by " + vendor);
-    for (const VcpuState& vcpu : state.vcpus)
-        TRY(check_cpuid_runs(vcpu.cpuid, supported));
-    return {};
+// A clone's own top of a layered disk must be new.
+Result<LayeredDisk::Layer> empty_top(DiskFile file, uint64_t bytes) {
+    if (!file.writable)
+        return fail(Code::invalid_argument, "disk '" + file.path + "': must be written to");
+    if (file.bytes == 0)
+        TRY(size_disk_file(file, bytes));
+    if (::lseek(file.fd.get(), 0, SEEK_DATA) >= 0)
+        return fail(Code::invalid_argument,
+                    "disk: map_path: is empty, but '" + file.path + "' has data");
+    return LayeredDisk::Layer{std::move(file), TRY(LayerMap::create(bytes))};
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Machine>> Machine::restore(EventLoop& loop, const std::string& directory,
-                                                  const MachineConfig& overrides,
-                                                  Serial::Sink console, OnEnd on_end) {
-    auto payload = TRY(read_state_file(directory + "/" + kStateFile));
-    auto state = TRY(decode_state(payload));
+Result<std::unique_ptr<Machine>> Machine::prepare_clone(EventLoop& loop, Kvm kvm,
+                                                        LoadedSnapshot snapshot, CloneFiles files,
+                                                        bool interactive_console,
+                                                        StageTimer& stages, Serial::Sink console,
+                                                        OnEnd on_end) {
+    MachineState& state = snapshot.state;
     MachineConfig config;
     config.cpus = static_cast<uint32_t>(state.vcpus.size());
     config.cpu_template = state.cpu_template;
-    config.vsock_path = overrides.vsock_path;
-    config.interactive_console = overrides.interactive_console;
+    config.vsock_path = files.vsock_path;
+    config.interactive_console = interactive_console;
+    config.memory_bytes = snapshot.memory.size();
     std::unique_ptr<Machine> machine(
         new Machine(loop, config, std::move(console), std::move(on_end)));
-    machine->memory_ = TRY(map_memory(directory, state.memory));
-    machine->config_.memory_bytes = machine->memory_.size();
-    TRY(machine->build_vm());
-    TRY(check_cpu(state, *machine->kvm_));
-    TRY(machine->rebuild_devices(state, directory, overrides));
-    TRY(machine->load_state(state));
-    timespec now = {};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    machine->built_monotonic_ns_ =
-        static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+    machine->stages_ = &stages;
+    machine->made_files_ = std::move(files.made);
+    machine->kvm_ = std::move(kvm);
+    machine->memory_ = std::move(snapshot.memory);
+    TRY(machine->rebuild_devices(state, snapshot.disks, files));
+    TRY(machine->serial_.restore(state.serial));
+    machine->saved_cpus_ = std::make_unique<SavedCpus>(state.clock, std::move(state.vcpus));
+    machine->make_threads();
+    machine->state_ = RunState::prepared;
+    stages.mark("prepare");
     return machine;
 }
 
-spore::Status Machine::rebuild_devices(const MachineState& state, const std::string& directory,
-                                       const MachineConfig& overrides) {
+spore::Status Machine::rebuild_devices(const MachineState& state,
+                                       std::vector<LoadedSnapshot::Disk>& layers,
+                                       CloneFiles& files) {
+    size_t next_layers = 0;
     for (const DeviceState& device : state.devices) {
         if (device.slot != devices_.size() + 1)
             return fail(Code::corrupt, "snapshot state: a device in PCI slot " +
                                            std::to_string(device.slot) + ", expected " +
                                            std::to_string(devices_.size() + 1));
         if (auto* disk = std::get_if<DiskState>(&device.kind)) {
-            TRY(rebuild_disk(*disk, directory, overrides));
+            TRY(rebuild_disk(*disk, disk->layered ? &layers[next_layers++] : nullptr, files));
         } else if (auto* network = std::get_if<NetworkState>(&device.kind)) {
-            TRY(rebuild_network(*network, overrides));
+            TRY(rebuild_network(*network, files));
         } else if (auto* vsock = std::get_if<VsockDeviceState>(&device.kind)) {
-            if (config_.vsock_path.empty())
-                return fail(Code::invalid_argument,
-                            "vsock: the snapshot has one, --vsock PATH is needed");
-            TRY(add_vsock(vsock->guest_cid));
-            VsockState saved;
-            saved.guest_cid = ContextId(vsock->guest_cid);
-            saved.next_host_port = vsock->next_host_port;
-            TRY(vsock_->restore(saved));
-            announce_reset_ = true;
+            TRY(rebuild_vsock(*vsock));
         } else {
             TRY(plug(std::make_unique<VirtioRng>(memory_, loop_)));
         }
@@ -95,57 +90,62 @@ spore::Status Machine::rebuild_devices(const MachineState& state, const std::str
         if (!restored)
             return std::unexpected(std::move(restored).error().within(devices_.back()->name()));
     }
-    if (disks_.size() < overrides.disks.size())
-        return fail(Code::invalid_argument, "disk: " + std::to_string(overrides.disks.size()) +
+    if (disks_.size() < files.disks.size())
+        return fail(Code::invalid_argument, "disk: " + std::to_string(files.disks.size()) +
                                                 " given, the snapshot has " +
                                                 std::to_string(disks_.size()));
-    if (networks_.size() < overrides.networks.size())
-        return fail(Code::invalid_argument, "net: " + std::to_string(overrides.networks.size()) +
+    if (networks_.size() < files.networks.size())
+        return fail(Code::invalid_argument, "net: " + std::to_string(files.networks.size()) +
                                                 " given, the snapshot has " +
                                                 std::to_string(networks_.size()));
     return {};
 }
 
-spore::Status Machine::rebuild_disk(const DiskState& disk, const std::string& directory,
-                                    const MachineConfig& overrides) {
+spore::Status Machine::rebuild_disk(const DiskState& state, LoadedSnapshot::Disk* layers,
+                                    CloneFiles& files) {
     size_t number = disks_.size();
-    bool given = number < overrides.disks.size();
-    DiskConfig config;
-    config.read_only = disk.read_only;
-    if (!disk.layered) {
-        config.path = given ? overrides.disks[number].path : disk.path;
-        if (!disk.read_only && !given)
-            return fail(Code::invalid_argument,
-                        "disk " + std::to_string(number) + " ('" + disk.path +
-                            "'): is written to and no clone's own; give one with --disk");
-        TRY(add_disk(config));
+    bool given = number < files.disks.size();
+    std::string name = "block" + std::to_string(number);
+    std::unique_ptr<Disk> disk;
+    std::string path;
+    DiskState kept = state;
+    if (layers != nullptr) {
+        DiskFile top = given ? std::move(files.disks[number]) : TRY(unnamed_top());
+        path = top.path;
+        kept.layers = std::move(layers->paths);
+        LayeredDisk::Parts parts;
+        parts.base = std::move(layers->base);
+        parts.layers = std::move(layers->layers);
+        parts.bytes = state.size_bytes;
+        parts.top = TRY(empty_top(std::move(top), state.size_bytes));
+        disk = TRY(LayeredDisk::create(loop_, std::move(parts)));
     } else {
-        config.path = given ? overrides.disks[number].path : unnamed_top();
-        config.size_bytes = disk.size_bytes;
-        for (const DiskState::Layer& layer : disk.layers)
-            config.layers.push_back({layer.path, layer.map});
-        config.layers.push_back(
-            {directory + "/" + disk_layer_file(number), directory + "/" + disk_map_file(number)});
-        TRY(add_disk(config));
-        if (!given)
-            ::unlink(config.path.c_str());
+        if (!given && !state.read_only)
+            return fail(Code::invalid_argument,
+                        "disk " + std::to_string(number) + " ('" + state.path +
+                            "'): is written to and no clone's own; give one with --disk");
+        DiskFile file = given ? std::move(files.disks[number])
+                              : TRY(open_disk_file(state.path, DiskAccess::read_only));
+        kept.path = path = file.path;
+        disk = TRY(RawDisk::create(loop_, std::move(file)));
     }
-    uint64_t now = disks_.back().device->disk().capacity();
-    if (now != disk.size_bytes)
-        return fail(Code::invalid_argument, "disk " + std::to_string(number) + " '" + config.path +
-                                                "': has " + std::to_string(now) +
+    if (disk->capacity() != state.size_bytes)
+        return fail(Code::invalid_argument, "disk " + std::to_string(number) + " '" + path +
+                                                "': has " + std::to_string(disk->capacity()) +
                                                 " bytes, the guest knows " +
-                                                std::to_string(disk.size_bytes));
-    return {};
+                                                std::to_string(state.size_bytes));
+    auto device =
+        std::make_unique<VirtioBlock>(memory_, loop_, std::move(disk), VirtioBlock::Options{name});
+    disks_.push_back({std::move(kept), path, device.get()});
+    return plug(std::move(device));
 }
 
-spore::Status Machine::rebuild_network(const NetworkState& network,
-                                       const MachineConfig& overrides) {
+spore::Status Machine::rebuild_network(const NetworkState& network, CloneFiles& files) {
     size_t number = networks_.size();
-    if (number >= overrides.networks.size())
+    if (number >= files.networks.size())
         return fail(Code::invalid_argument,
                     "net " + std::to_string(number) + ": the snapshot has one, --net is needed");
-    NetworkConfig config = overrides.networks[number];
+    NetworkConfig config = files.networks[number];
     char mac[18];
     std::snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", network.mac[0], network.mac[1],
                   network.mac[2], network.mac[3], network.mac[4], network.mac[5]);
@@ -154,18 +154,42 @@ spore::Status Machine::rebuild_network(const NetworkState& network,
     return add_network(config);
 }
 
-// The clock before the vCPUs, whose kvmclock MSRs point at it. Every vCPU exists before the first
-// is loaded: interrupts between them need somewhere to go.
-spore::Status Machine::load_state(const MachineState& state) {
+spore::Status Machine::rebuild_vsock(const VsockDeviceState& state) {
+    if (config_.vsock_path.empty())
+        return fail(Code::invalid_argument, "vsock: the snapshot has one, --vsock PATH is needed");
+    TRY(add_vsock(state.guest_cid));
+    VsockState saved;
+    saved.guest_cid = ContextId(state.guest_cid);
+    saved.next_host_port = state.next_host_port;
+    TRY(vsock_->restore(saved));
+    announce_reset_ = true;
+    return {};
+}
+
+// What KVM has of the machine. Memory slots before doorbells, which prepare_clone() has left to be
+// registered here: the other order costs 7 ms (shared/facts.md). The clock before the vCPUs, whose
+// kvmclock MSRs point at it. Every vCPU exists before the first is loaded: interrupts between them
+// need somewhere to go.
+spore::Status Machine::build_clone() {
+    assert(state_ == RunState::prepared);
+    auto saved = std::move(saved_cpus_);
+    vm_ = TRY(Vm::create(*kvm_));
+    stages_->mark("create_vm");
+    TRY(vm_->set_memory(memory_));
+    stages_->mark("memory_slots");
     for (uint32_t index = 0; index < config_.cpus; index++)
         vcpus_.push_back(TRY(Vcpu::create(*kvm_, *vm_, index)));
-    TRY(vm_->set_clock(state.clock));
-    TRY(load_vcpus(vcpus_, state.vcpus));
-    for (Vcpu& vcpu : vcpus_) {
-        threads_.push_back(std::make_unique<VcpuThread>(
-            vcpu, *this, [this](const VmExit& exit) { loop_.post([this, exit] { end(exit); }); }));
-    }
-    return serial_.restore(state.serial);
+    stages_->mark("create_vcpus");
+    TRY(vm_->set_clock(saved->clock));
+    TRY(load_vcpus(vcpus_, saved->vcpus));
+    stages_->mark("load_vcpus");
+    for (const WaitingDoorbell& doorbell : std::exchange(waiting_doorbells_, {}))
+        TRY(vm_->add_doorbell(doorbell.address, doorbell.eventfd));
+    stages_->mark("doorbells");
+    attach_threads();
+    state_ = RunState::paused;
+    built_monotonic_ns_ = monotonic_ns();
+    return {};
 }
 
 }  // namespace spore

@@ -28,6 +28,7 @@ enum Option : int {
     kLogLevel,
     kReadyFd,
     kPaused,
+    kStageTimes,
     kHelp,
 };
 
@@ -48,6 +49,7 @@ constexpr option kOptions[] = {
     {"log-level", required_argument, nullptr, kLogLevel},
     {"ready-fd", required_argument, nullptr, kReadyFd},
     {"paused", no_argument, nullptr, kPaused},
+    {"stage-times", no_argument, nullptr, kStageTimes},
     {"help", no_argument, nullptr, kHelp},
     {nullptr, 0, nullptr, 0},
 };
@@ -124,6 +126,9 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
             break;
         case kPaused:
             options.start_paused = true;
+            break;
+        case kStageTimes:
+            options.stage_times = true;
             break;
         case kHelp:
             options.help = true;

@@ -17,6 +17,7 @@ struct VmmOptions {
     std::string log_level = "warn";
     int ready_fd = -1;  // where one line tells the caller that the machine runs, or why not
     bool start_paused = false;
+    bool stage_times = false;  // note where the time of a restore goes (stage_timer.h)
     bool help = false;
 };
 

@@ -2,10 +2,11 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <time.h>
 
 #include <cassert>
 #include <cstdio>
+
+#include "hypervisor/base/clock.h"
 
 namespace spore {
 
@@ -27,26 +28,32 @@ void install_kick_handler() {
     (void)installed;
 }
 
-uint64_t monotonic_ns() {
-    timespec now = {};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
-
 }  // namespace
 
-VcpuThread::VcpuThread(Vcpu& vcpu, ExitHandler& handler, OnEnd on_end)
-    : vcpu_(vcpu), handler_(handler), on_end_(std::move(on_end)) {
+VcpuThread::VcpuThread(ExitHandler& handler, OnEnd on_end)
+    : handler_(handler), on_end_(std::move(on_end)) {
     install_kick_handler();
     thread_ = std::thread([this] { loop(); });
+}
+
+VcpuThread::VcpuThread(Vcpu& vcpu, ExitHandler& handler, OnEnd on_end)
+    : VcpuThread(handler, std::move(on_end)) {
+    attach(vcpu);
 }
 
 VcpuThread::~VcpuThread() {
     stop();
 }
 
+void VcpuThread::attach(Vcpu& vcpu) {
+    std::lock_guard lock(mutex_);
+    assert(vcpu_ == nullptr && is_parked_);
+    vcpu_ = &vcpu;
+}
+
 void VcpuThread::run() {
     std::lock_guard lock(mutex_);
+    assert(vcpu_ != nullptr && "attach() comes before run()");
     if (order_ == Order::stop)
         return;
     order_ = Order::run;
@@ -83,7 +90,9 @@ void VcpuThread::stop() {
 // has begun before is interrupted by the signal. The thread lives until stop() has joined it.
 void VcpuThread::kick() {
     kicked_ = true;
-    __atomic_store_n(&vcpu_.run_page().immediate_exit, uint8_t{1}, __ATOMIC_SEQ_CST);
+    if (vcpu_ == nullptr)
+        return;  // it has never run
+    __atomic_store_n(&vcpu_->run_page().immediate_exit, uint8_t{1}, __ATOMIC_SEQ_CST);
     ::pthread_kill(thread_.native_handle(), kick_signal());
 }
 
@@ -117,15 +126,15 @@ bool VcpuThread::wait_for_run() {
         return false;
     is_parked_ = false;
     if (exits_ != 0)
-        vcpu_.mark_stopped();  // it stands between two runs
+        vcpu_->mark_stopped();  // it stands between two runs
     kicked_ = false;
-    __atomic_store_n(&vcpu_.run_page().immediate_exit, uint8_t{0}, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&vcpu_->run_page().immediate_exit, uint8_t{0}, __ATOMIC_SEQ_CST);
     return true;
 }
 
 void VcpuThread::run_until_kicked() {
     while (!kicked_) {
-        int error = vcpu_.run();
+        int error = vcpu_->run();
         if (error == EINTR || error == EAGAIN)
             continue;
         if (error != 0) {
@@ -147,8 +156,8 @@ void VcpuThread::finish_access() {
             if (ended_)
                 return;
         }
-        __atomic_store_n(&vcpu_.run_page().immediate_exit, uint8_t{1}, __ATOMIC_SEQ_CST);
-        int error = vcpu_.run();
+        __atomic_store_n(&vcpu_->run_page().immediate_exit, uint8_t{1}, __ATOMIC_SEQ_CST);
+        int error = vcpu_->run();
         if (error == EINTR || error == EAGAIN)
             return;
         if (error != 0) {
@@ -162,7 +171,7 @@ void VcpuThread::finish_access() {
 
 // Whether the vCPU can go on.
 bool VcpuThread::handle_exit() {
-    kvm_run& run = vcpu_.run_page();
+    kvm_run& run = vcpu_->run_page();
     exits_++;
     if (first_exit_ns_ == 0)
         first_exit_ns_ = monotonic_ns();
@@ -212,7 +221,7 @@ bool VcpuThread::handle_exit() {
 }
 
 void VcpuThread::handle_io() {
-    kvm_run& run = vcpu_.run_page();
+    kvm_run& run = vcpu_->run_page();
     auto* data = reinterpret_cast<std::byte*>(&run) + run.io.data_offset;
     // A string instruction hands over `count` items at once.
     for (uint32_t item = 0; item < run.io.count; item++) {
@@ -225,7 +234,7 @@ void VcpuThread::handle_io() {
 }
 
 void VcpuThread::handle_mmio() {
-    kvm_run& run = vcpu_.run_page();
+    kvm_run& run = vcpu_->run_page();
     GuestAddress address(run.mmio.phys_addr);
     auto bytes = std::as_writable_bytes(std::span(run.mmio.data, run.mmio.len));
     if (run.mmio.is_write)
@@ -235,17 +244,17 @@ void VcpuThread::handle_mmio() {
 }
 
 void VcpuThread::end_internal_error() {
-    const kvm_run& run = vcpu_.run_page();
+    const kvm_run& run = vcpu_->run_page();
     char text[160];
     if (run.internal.suberror != KVM_INTERNAL_ERROR_EMULATION) {
         std::snprintf(text, sizeof(text), "suberror %u", run.internal.suberror);
         end(VmExit::Reason::internal_error, text);
         return;
     }
-    auto regs = vcpu_.regs();
+    auto regs = vcpu_->regs();
     int length =
-        std::snprintf(text, sizeof(text), "vCPU %u at RIP 0x%llx, instruction bytes", vcpu_.index(),
-                      regs ? static_cast<unsigned long long>(regs->rip) : 0);
+        std::snprintf(text, sizeof(text), "vCPU %u at RIP 0x%llx, instruction bytes",
+                      vcpu_->index(), regs ? static_cast<unsigned long long>(regs->rip) : 0);
     const auto& failure = run.emulation_failure;
     bool known = failure.ndata >= 3 &&
                  (failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;

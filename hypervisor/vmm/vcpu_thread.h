@@ -33,11 +33,16 @@ class VcpuThread {
     // On the vCPU's thread, once: the VM cannot go on. The thread is parked for good after it.
     using OnEnd = std::function<void(const VmExit&)>;
 
+    // The thread is there before its vCPU is: making one takes longer than waking it. attach()
+    // before run().
+    VcpuThread(ExitHandler& handler, OnEnd on_end);
     VcpuThread(Vcpu& vcpu, ExitHandler& handler, OnEnd on_end);
     ~VcpuThread();  // stop()
     VcpuThread(const VcpuThread&) = delete;
     VcpuThread& operator=(const VcpuThread&) = delete;
 
+    // Gives it the vCPU to run; once.
+    void attach(Vcpu& vcpu);
     void run();
     // Gets the vCPU out of the guest; `parked` is called, on its thread, when it is out with no
     // access half done, so that its state may be saved. At once if it is parked.
@@ -64,7 +69,7 @@ class VcpuThread {
     void end_internal_error();
     void kick();
 
-    Vcpu& vcpu_;
+    Vcpu* vcpu_ = nullptr;  // set while the thread is parked, before the first run
     ExitHandler& handler_;
     OnEnd on_end_;
 

@@ -1,0 +1,176 @@
+#include "hypervisor/vmm/vmm.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "hypervisor/base/one_line.h"
+
+namespace spore {
+
+namespace {
+
+// Every vsock connection and every clone's disk is a descriptor.
+void raise_file_limit() {
+    rlimit limit = {};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, limits::kRingFiles + 256);
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// SIGTERM, SIGINT and SIGHUP end the VM in order: they come in through the loop.
+Result<UniqueFd> block_signals() {
+    ::signal(SIGPIPE, SIG_IGN);
+    sigset_t set;
+    sigemptyset(&set);
+    for (int number : {SIGTERM, SIGINT, SIGHUP})
+        sigaddset(&set, number);
+    ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!fd)
+        return fail_errno("signalfd");
+    return fd;
+}
+
+}  // namespace
+
+bool tell_ready(UniqueFd fd, const Status& status) {
+    if (!fd)
+        return true;
+    std::string line = "ready\n";
+    if (!status)
+        line = "error " + std::string(code_name(status.error().code)) + " " +
+               one_line(status.error().message) + "\n";
+    return ::write(fd.get(), line.data(), line.size()) == static_cast<ssize_t>(line.size());
+}
+
+// The machine first: its devices drain through the loop, the others just let go.
+Vmm::~Vmm() {
+    machine_.reset();
+    if (loop_)
+        loop_->drain();
+    control_.reset();
+    console_.reset();
+    signals_.reset();
+    lease_.reset();
+}
+
+Result<int> Vmm::boot(const VmmOptions& options, UniqueFd ready) {
+    return serve(boot_machine(options), std::move(ready));
+}
+
+Result<int> Vmm::restore(Kvm kvm, LoadedSnapshot snapshot, VmmFiles files, CloneStart start,
+                         UniqueFd ready) {
+    return serve(restore_machine(std::move(kvm), std::move(snapshot), files, start),
+                 std::move(ready));
+}
+
+Status Vmm::begin() {
+    raise_file_limit();
+    EventLoop::Options ring;
+    ring.files = limits::kRingFiles;
+    loop_ = TRY(EventLoop::create(ring));
+    stages_.mark("ring");
+    return {};
+}
+
+Status Vmm::boot_machine(const VmmOptions& options) {
+    TRY(begin());
+    console_ = TRY(Console::create(*loop_, TRY(Console::open_output(options.serial))));
+    machine_ = TRY(Machine::boot(
+        *loop_, options.machine,
+        [this](std::span<const std::byte> bytes) { console_->write(bytes); },
+        [this](const VmExit& exit) {
+            exit_ = exit;
+            loop_->stop();
+        }));
+    if (!options.control_path.empty())
+        TRY(serve_control(TRY(bind_control_socket(options.control_path)), options.control_path));
+    TRY(serve_signals(true));
+    machine_->keep_files();
+    if (!options.start_paused)
+        machine_->run();
+    return {};
+}
+
+Status Vmm::restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, CloneStart start) {
+    TRY(begin());
+    bool interactive = files.console.kind == Console::Kind::terminal;
+    console_ = TRY(Console::create(*loop_, std::move(files.console)));
+    machine_ = TRY(Machine::prepare_clone(
+        *loop_, std::move(kvm), std::move(snapshot), std::move(files.clone), interactive, stages_,
+        [this](std::span<const std::byte> bytes) { console_->write(bytes); },
+        [this](const VmExit& exit) {
+            exit_ = exit;
+            loop_->stop();
+        }));
+    if (files.lease)
+        watch_lease(std::move(files.lease));
+    if (start != CloneStart::prepared)
+        TRY(machine_->build_clone());
+    if (files.control) {
+        TRY(serve_control(std::move(files.control), files.control_path));
+        files.made.keep();  // the server sees to it
+    }
+    TRY(serve_signals(interactive));
+    machine_->keep_files();
+    if (start == CloneStart::run)
+        machine_->run();
+    stages_.mark("serve");
+    return {};
+}
+
+Status Vmm::serve_control(UniqueFd socket, const std::string& path) {
+    control_ = TRY(ControlServer::listen(*loop_, *machine_, std::move(socket), path));
+    return {};
+}
+
+Status Vmm::serve_signals(bool with_input) {
+    signals_ = TRY(loop_->add_file(TRY(block_signals())));
+    loop_->read(signal_read_, signals_, signal_info_, EventLoop::kStream);
+    if (with_input) {
+        console_->start_input(
+            [this](std::span<const std::byte> bytes) { machine_->push_input(bytes); },
+            [this] { machine_->control_quit(); });
+    }
+    return {};
+}
+
+// Nothing is ever written to it: a read ends when the other end is gone.
+void Vmm::watch_lease(UniqueFd lease) {
+    auto file = loop_->add_file(std::move(lease));
+    if (!file)
+        return;
+    lease_ = std::move(*file);
+    leased_ = true;
+    loop_->read(lease_read_, lease_, lease_byte_, EventLoop::kStream);
+    machine_->on_first_run([this] { leased_ = false; });
+}
+
+Result<int> Vmm::serve(Status status, UniqueFd ready) {
+    if (!tell_ready(std::move(ready), status) && status)
+        status = fail(Code::unavailable, "whoever started this VM is gone");
+    if (status) {
+        loop_->run();
+        console_->finish();
+    }
+    TRY(std::move(status));
+    return report_end();
+}
+
+Result<int> Vmm::report_end() const {
+    bool orderly = exit_.reason == VmExit::Reason::power_off ||
+                   exit_.reason == VmExit::Reason::reset || exit_.reason == VmExit::Reason::quit;
+    if (orderly) {
+        spdlog::info("the VM ended: {}", reason_name(exit_.reason));
+        return 0;
+    }
+    return fail(Code::internal, "the VM ended: " + std::string(reason_name(exit_.reason)) +
+                                    (exit_.detail.empty() ? "" : ": " + exit_.detail));
+}
+
+}  // namespace spore

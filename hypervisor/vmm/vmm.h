@@ -1,0 +1,79 @@
+#pragma once
+
+// One VM's process: its files, its loop, its machine, and what serves them.
+
+#include <array>
+#include <memory>
+#include <optional>
+
+#include "hypervisor/vmm/console.h"
+#include "hypervisor/vmm/machine.h"
+#include "hypervisor/vmm/options.h"
+#include "hypervisor/vmm/snapshot_files.h"
+
+namespace spore {
+
+// What a process that restores has opened before its jail closes.
+struct VmmFiles {
+    CloneFiles clone;
+    Console::Output console;
+    UniqueFd control;          // bound (bind_control_socket); none: no control socket
+    std::string control_path;  // to remove at the end; empty: somebody else does that
+    MadeFiles made;            // the control socket's file
+    // Its other end is held by whoever made this clone ahead of demand: when that is gone before
+    // the clone first runs, the clone goes too. None: nobody does.
+    UniqueFd lease;
+};
+
+// One line to whoever started us: that the machine runs (or waits, as was asked), or why not. False
+// if nobody is there to read it: then nobody will ever end us. No `fd`: nobody wants to know.
+bool tell_ready(UniqueFd fd, const Status& status);
+
+// How far a clone is taken before somebody asks for it.
+enum class CloneStart { run, built, prepared };
+
+// Loop thread: the one that makes it.
+class Vmm {
+  public:
+    explicit Vmm(StageTimer& stages) : stages_(stages) {}
+    ~Vmm();
+
+    // Boots the machine that `options` describe and serves it to its end. The exit status is for
+    // how the VM ended.
+    Result<int> boot(const VmmOptions& options, UniqueFd ready);
+    // The same of a clone.
+    Result<int> restore(Kvm kvm, LoadedSnapshot snapshot, VmmFiles files, CloneStart start,
+                        UniqueFd ready);
+
+  private:
+    Status begin();
+    Status boot_machine(const VmmOptions& options);
+    Status restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, CloneStart start);
+    Status serve_control(UniqueFd socket, const std::string& path);
+    Status serve_signals(bool interactive);
+    void watch_lease(UniqueFd lease);
+    Result<int> serve(Status status, UniqueFd ready);
+    Result<int> report_end() const;
+
+    StageTimer& stages_;
+    std::unique_ptr<EventLoop> loop_;
+    std::unique_ptr<Console> console_;
+    RingFile signals_;
+    std::array<std::byte, 128> signal_info_ = {};
+    Operation signal_read_{[this](int32_t result) {
+        if (result > 0)
+            machine_->control_quit();
+    }};
+    RingFile lease_;
+    std::array<std::byte, 1> lease_byte_ = {};
+    bool leased_ = false;
+    Operation lease_read_{[this](int32_t) {
+        if (leased_ && machine_)
+            machine_->control_quit();
+    }};
+    std::unique_ptr<ControlServer> control_;
+    std::unique_ptr<Machine> machine_;
+    VmExit exit_;
+};
+
+}  // namespace spore
