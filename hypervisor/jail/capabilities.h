@@ -1,0 +1,21 @@
+#pragma once
+
+// The last steps into the jail, which a worker of a jailed process takes again.
+
+#include "hypervisor/jail/jail.h"
+
+namespace spore {
+
+// Empties every capability set of the calling thread, the bounding set included.
+JailItem drop_capabilities();
+// no_new_privs, not dumpable (nobody traces it or reads its memory, and it leaves no core),
+// rlimits. `own_user`: the process is in a user namespace of its own, so that its tasks are counted
+// there.
+Status set_limits(const JailOptions& options, bool own_user, JailReport& report);
+// Closes every descriptor but those to keep.
+Status close_others(const JailOptions& options);
+// Whether the process is PID 1 of its PID namespace, in which case it can see nobody else's.
+JailItem pid_item();
+JailItem cgroup_item();
+
+}  // namespace spore

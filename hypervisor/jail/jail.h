@@ -1,0 +1,77 @@
+#pragma once
+
+// The jail of spore-vmm: what a process that reads hostile bytes can still reach.
+//
+//   start_process()      namespaces.h   a program as PID 1 of its own PID namespace (cold path)
+//   fork_jailed()        namespaces.h   a worker of a jailed process, in namespaces of its own
+//   enter_jail()         here           the process shuts itself in; every file it needs is open
+//   enter_worker_jail()  here           the same for what fork_jailed() made
+//   restrict_thread()    here           the system calls a thread may still make
+//
+// Order: open every file, make the io_uring, enter_jail(), restrict_thread(loop), and only then
+// read the first byte of a guest or a snapshot. Each vCPU's thread calls restrict_thread(vcpu)
+// itself.
+//
+// In the jail no name of a file can be used any more: open, unlink, rename, stat, connect, bind and
+// socket kill the process. glibc's malloc keeps to one arena there: giving memory of another arena
+// back makes it read /proc/sys/vm/overcommit_memory.
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "hypervisor/base/result.h"
+
+namespace spore {
+
+// One property of the jail, and whether it holds for this process.
+struct JailItem {
+    std::string name;  // "user", "mount", "pid", "network", "ipc", "uts", "root", ...
+    bool holds = false;
+    std::string why;  // if it does not: why not
+};
+
+struct JailReport {
+    std::vector<JailItem> items;
+
+    bool holds(std::string_view name) const;
+    // "cgroup: this host has no ...", for each item that does not hold, joined by "; ".
+    std::string missing() const;
+};
+
+struct JailOptions {
+    // Descriptors that stay open; all others are closed. Order and repetitions do not matter.
+    std::span<const int> keep;
+    // Descriptors the process may have open at once (RLIMIT_NOFILE).
+    uint64_t files_max = 4096;
+    // Threads and processes of this one's user namespace (RLIMIT_NPROC).
+    uint64_t tasks_max = 64;
+    // Bytes of the largest file it may write (RLIMIT_FSIZE); the disk of a clone is one.
+    uint64_t file_bytes_max = UINT64_MAX;
+    // As root: the user and group that the process becomes. No one else's: it has no files.
+    unsigned user = 65534;
+};
+
+// Shuts the calling process in, for good; it must have one thread only. What the host refuses is
+// told in the report, not an error: a caller that insists looks at it. Errors: what no host refuses
+// (no_new_privs, rlimits, closing descriptors), and a process with several threads.
+Result<JailReport> enter_jail(const JailOptions& options);
+
+// What is left to do in a child made by fork_jailed(), whose parent is in the jail already:
+// capabilities of its new user namespace, descriptors, limits. The report is about the child.
+Result<JailReport> enter_worker_jail(const JailOptions& options);
+
+// Which system calls a thread may make. Each is a subset of the next one's.
+enum class Role {
+    vcpu,    // runs a guest
+    loop,    // builds a machine and serves its devices; starts the vCPU threads
+    zygote,  // forks workers, makes their rings
+};
+
+// The calling thread makes only `role`'s system calls from here on (filter_policy.h); any other
+// kills the process by SIGSYS. Threads it starts later inherit that. Needs no_new_privs. One system
+// call; the filter was compiled when Spore was built.
+Status restrict_thread(Role role);
+
+}  // namespace spore

@@ -1,0 +1,189 @@
+#include "hypervisor/jail/namespaces.h"
+
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+
+#include "hypervisor/jail/filter_policy.h"
+
+namespace spore {
+
+namespace {
+
+// What the child has of the parent between clone and exec. It runs in the parent's memory while the
+// parent waits: system calls only, and no change to anything but `error`.
+struct Handover {
+    const char* program;
+    char* const* arguments;
+    const char* directory;
+    const int* descriptors;
+    int count;
+    bool own_user;
+    char user_map[48];
+    char group_map[48];
+    const char* failed = nullptr;
+    int error = 0;
+};
+
+bool put(const char* path, const char* text) {
+    int fd = ::open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool written = ::write(fd, text, std::strlen(text)) > 0;
+    ::close(fd);
+    return written;
+}
+
+// Sources out of the way of their targets first.
+bool arrange_descriptors(const Handover& plan) {
+    constexpr int kMost = 32;
+    std::array<int, kMost> copies = {};
+    if (plan.count > kMost) {
+        errno = E2BIG;
+        return false;
+    }
+    for (int index = 0; index < plan.count; index++) {
+        int source = plan.descriptors[index];
+        int opened = source < 0 ? ::open("/dev/null", O_RDWR | O_CLOEXEC) : source;
+        copies[index] = ::fcntl(opened, F_DUPFD_CLOEXEC, plan.count);
+        if (copies[index] < 0)
+            return false;
+    }
+    for (int index = 0; index < plan.count; index++) {
+        if (::dup2(copies[index], index) < 0)
+            return false;
+    }
+    return ::syscall(SYS_close_range, plan.count, ~0u, 0) == 0;
+}
+
+[[noreturn]] void become_program(void* argument) {
+    auto& plan = *static_cast<Handover*>(argument);
+    auto give_up = [&](const char* what) {
+        plan.error = errno;
+        plan.failed = what;
+        ::_exit(70);
+    };
+    if (plan.own_user &&
+        (!put("/proc/self/setgroups", "deny") || !put("/proc/self/uid_map", plan.user_map) ||
+         !put("/proc/self/gid_map", plan.group_map)))
+        give_up("writing the ID maps");
+    ::setsid();
+    if (!arrange_descriptors(plan))
+        give_up("its descriptors");
+    if (::chdir(plan.directory) != 0)
+        give_up(plan.directory);
+    sigset_t none;
+    sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    ::execv(plan.program, plan.arguments);
+    give_up(plan.program);
+    __builtin_unreachable();
+}
+
+// clone3 with a stack for the child, which runs `child(argument)` on it and never returns. glibc's
+// clone() has neither CLONE_CLEAR_SIGHAND nor, here, anything that this lacks.
+long clone_with_stack(clone_args& request, void (*child)(void*), void* argument) {
+    long result = SYS_clone3;
+    register void (*function)(void*) asm("r12") = child;
+    register void* value asm("r13") = argument;
+    asm volatile(
+        "syscall\n"
+        "test %%rax, %%rax\n"
+        "jnz 1f\n"
+        "xor %%ebp, %%ebp\n"
+        "mov %[value], %%rdi\n"
+        "call *%[function]\n"
+        "ud2\n"
+        "1:\n"
+        : "+a"(result)
+        : "D"(&request), "S"(sizeof(request)), [function] "r"(function), [value] "r"(value)
+        : "rcx", "r11", "memory", "cc");
+    return result;
+}
+
+long clone_program(uint64_t flags, Handover& plan, UniqueFd& handle) {
+    static constexpr size_t kStackBytes = 32 * 1024;
+    alignas(16) std::array<std::byte, kStackBytes> stack;
+    int pidfd = -1;
+    clone_args request = {};
+    // Sharing memory and waiting spares the copy of the page tables; no handler may run in the
+    // child before exec has cleared them.
+    request.flags = flags | CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+    request.pidfd = reinterpret_cast<uintptr_t>(&pidfd);
+    request.exit_signal = SIGCHLD;
+    request.stack = reinterpret_cast<uintptr_t>(stack.data());
+    request.stack_size = kStackBytes;
+    plan.own_user = (flags & CLONE_NEWUSER) != 0;
+    long pid = clone_with_stack(request, become_program, &plan);
+    handle.reset(pidfd);
+    return pid;
+}
+
+void* thread_id_address = nullptr;
+
+}  // namespace
+
+Result<StartedProcess> start_process(const ProcessPlan& plan) {
+    std::vector<char*> arguments;
+    for (const std::string& word : plan.arguments)
+        arguments.push_back(const_cast<char*>(word.c_str()));
+    arguments.push_back(nullptr);
+    Handover handover = {};
+    handover.program = plan.program.c_str();
+    handover.arguments = arguments.data();
+    handover.directory = plan.directory.c_str();
+    handover.descriptors = plan.descriptors.data();
+    handover.count = static_cast<int>(plan.descriptors.size());
+    std::snprintf(handover.user_map, sizeof(handover.user_map), "%u %u 1\n", ::geteuid(),
+                  ::geteuid());
+    std::snprintf(handover.group_map, sizeof(handover.group_map), "%u %u 1\n", ::getegid(),
+                  ::getegid());
+
+    sigset_t all, before;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    StartedProcess started;
+    started.own_pids = true;
+    long pid = clone_program(CLONE_NEWPID, handover, started.handle);
+    if (pid == -EPERM)  // not root
+        pid = clone_program(CLONE_NEWPID | CLONE_NEWUSER, handover, started.handle);
+    if (pid == -EPERM || pid == -ENOSPC || pid == -EINVAL) {
+        started.own_pids = false;
+        started.why_shared = std::string("PID namespace: ") + std::strerror(static_cast<int>(-pid));
+        pid = clone_program(0, handover, started.handle);
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (pid < 0)
+        return fail_errno("starting " + plan.program, static_cast<int>(-pid));
+    started.pid = static_cast<pid_t>(pid);
+    if (handover.failed != nullptr) {
+        siginfo_t ended = {};
+        ::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED);
+        return fail_errno("starting " + plan.program + ": " + handover.failed, handover.error);
+    }
+    return started;
+}
+
+void prepare_fork_jailed() {
+    // Where glibc has the main thread's ID. Without CONFIG_CHECKPOINT_RESTORE nobody can say.
+    if (::prctl(PR_GET_TID_ADDRESS, &thread_id_address, 0, 0, 0) != 0)
+        thread_id_address = nullptr;
+}
+
+Result<pid_t> fork_jailed() {
+    long pid =
+        ::syscall(SYS_clone, filter::kWorkerFlags, nullptr, nullptr, thread_id_address, nullptr);
+    if (pid < 0)
+        return fail_errno("clone of a worker");
+    return static_cast<pid_t>(pid);
+}
+
+}  // namespace spore

@@ -1,0 +1,38 @@
+#include <linux/seccomp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <span>
+
+#include "hypervisor/jail/filter_programs.h"
+#include "hypervisor/jail/jail.h"
+
+namespace spore {
+
+namespace {
+
+std::span<const sock_filter> program_of(Role role) {
+    switch (role) {
+        case Role::vcpu:
+            return filter::kVcpuProgram;
+        case Role::loop:
+            return filter::kLoopProgram;
+        case Role::zygote:
+            return filter::kZygoteProgram;
+    }
+    __builtin_unreachable();
+}
+
+}  // namespace
+
+Status restrict_thread(Role role) {
+    auto instructions = program_of(role);
+    sock_fprog program = {};
+    program.len = static_cast<unsigned short>(instructions.size());
+    program.filter = const_cast<sock_filter*>(instructions.data());  // the kernel only reads it
+    if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
+        return fail_errno("seccomp filter");
+    return {};
+}
+
+}  // namespace spore
