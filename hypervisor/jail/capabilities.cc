@@ -70,8 +70,15 @@ Status set_limits(const JailOptions& options, bool own_user, JailReport& report)
     return {};
 }
 
-Status close_others(const JailOptions& options) {
-    std::vector<int> keep(options.keep.begin(), options.keep.end());
+Status close_others(const JailOptions& options, JailReport& report) {
+    if (options.keep)
+        TRY(close_inherited(*options.keep));
+    report.items.push_back({"descriptors", true, {}});
+    return {};
+}
+
+Status close_inherited(std::span<const int> kept_ones) {
+    std::vector<int> keep(kept_ones.begin(), kept_ones.end());
     std::ranges::sort(keep);
     unsigned next = 0;
     auto close_up_to = [&](unsigned last) -> Status {

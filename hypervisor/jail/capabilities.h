@@ -12,8 +12,8 @@ JailItem drop_capabilities();
 // rlimits. `own_user`: the process is in a user namespace of its own, so that its tasks are counted
 // there.
 Status set_limits(const JailOptions& options, bool own_user, JailReport& report);
-// Closes every descriptor but those to keep.
-Status close_others(const JailOptions& options);
+// Closes what `options` do not keep.
+Status close_others(const JailOptions& options, JailReport& report);
 // Whether the process is PID 1 of its PID namespace, in which case it can see nobody else's.
 JailItem pid_item();
 JailItem cgroup_item();

@@ -119,6 +119,8 @@ inline constexpr Rule kLoop[] = {
     {__NR_sendto},
     {__NR_shutdown},
     {__NR_getsockopt},
+    {__NR_getsockname},
+    {__NR_listen},  // on what was bound before; nothing can be bound here
     {__NR_eventfd2},
     {__NR_signalfd4},
     {__NR_getrandom},
@@ -169,7 +171,10 @@ inline constexpr Rule kLoop[] = {
     ioctl_of(KVM_SET_TSC_KHZ),
     ioctl_of(KVM_GET_DEVICE_ATTR),
     ioctl_of(KVM_SET_DEVICE_ATTR),
-    ioctl_of(TUNSETOFFLOAD),  // what the driver has accepted, told to an open tap
+    // An open tap: what it is, and what the driver has accepted.
+    ioctl_of(TUNGETIFF),
+    ioctl_of(TUNSETVNETHDRSZ),
+    ioctl_of(TUNSETOFFLOAD),
 };
 
 inline constexpr Rule kZygote[] = {
@@ -190,6 +195,8 @@ inline constexpr Rule kZygote[] = {
     value_of(__NR_prctl, 0, PR_SET_NO_NEW_PRIVS),
     value_of(__NR_prctl, 0, PR_SET_DUMPABLE),
     value_of(__NR_prctl, 0, PR_SET_PDEATHSIG),
+    // A worker's log becomes its standard output.
+    {__NR_dup2},
     {__NR_dup3},
     {__NR_setsid},
 };

@@ -56,8 +56,7 @@ class Entry {
         report_.items.push_back(drop_capabilities());
         proc_.reset();
         TRY(set_limits(options_, (made_ & CLONE_NEWUSER) != 0, report_));
-        TRY(close_others(options_));
-        report_.items.push_back({"descriptors", true, {}});
+        TRY(close_others(options_, report_));
         report_.items.push_back(std::move(cgroup));
         return std::move(report_);
     }
@@ -204,8 +203,7 @@ Result<JailReport> enter_worker_jail(const JailOptions& options) {
     report.items.push_back(pid_item());
     report.items.push_back(drop_capabilities());
     TRY(set_limits(options, true, report));
-    TRY(close_others(options));
-    report.items.push_back({"descriptors", true, {}});
+    TRY(close_others(options, report));
     return report;
 }
 

@@ -2,7 +2,7 @@
 
 // The jail of spore-vmm: what a process that reads hostile bytes can still reach.
 //
-//   start_process()      namespaces.h   a program as PID 1 of its own PID namespace (cold path)
+//   start_isolated()      namespaces.h   a program as PID 1 of its own PID namespace (cold path)
 //   fork_jailed()        namespaces.h   a worker of a jailed process, in namespaces of its own
 //   enter_jail()         here           the process shuts itself in; every file it needs is open
 //   enter_worker_jail()  here           the same for what fork_jailed() made
@@ -16,6 +16,7 @@
 // socket kill the process. glibc's malloc keeps to one arena there: giving memory of another arena
 // back makes it read /proc/sys/vm/overcommit_memory.
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,7 +43,9 @@ struct JailReport {
 
 struct JailOptions {
     // Descriptors that stay open; all others are closed. Order and repetitions do not matter.
-    std::span<const int> keep;
+    // Nothing: all of them, for a process that has closed what it inherited before it opened any
+    // (close_inherited).
+    std::optional<std::span<const int>> keep;
     // Descriptors the process may have open at once (RLIMIT_NOFILE).
     uint64_t files_max = 4096;
     // Threads and processes of this one's user namespace (RLIMIT_NPROC).
@@ -52,6 +55,10 @@ struct JailOptions {
     // As root: the user and group that the process becomes. No one else's: it has no files.
     unsigned user = 65534;
 };
+
+// Closes every descriptor but `keep`: first of all, in a process that is to enter the jail with
+// what it opens itself.
+Status close_inherited(std::span<const int> keep);
 
 // Shuts the calling process in, for good; it must have one thread only. What the host refuses is
 // told in the report, not an error: a caller that insists looks at it. Errors: what no host refuses
@@ -73,5 +80,10 @@ enum class Role {
 // kills the process by SIGSYS. Threads it starts later inherit that. Needs no_new_privs. One system
 // call; the filter was compiled when Spore was built.
 Status restrict_thread(Role role);
+// The same in a process that has restricted a thread before, and nothing in any other: for code
+// that runs in jails and outside.
+Status restrict_if_jailed(Role role);
+// Whether a thread of this process has been restricted: it opens no file any more.
+bool is_jailed();
 
 }  // namespace spore

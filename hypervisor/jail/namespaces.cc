@@ -131,7 +131,7 @@ void* thread_id_address = nullptr;
 
 }  // namespace
 
-Result<StartedProcess> start_process(const ProcessPlan& plan) {
+Result<StartedProcess> start_isolated(const ProcessPlan& plan) {
     std::vector<char*> arguments;
     for (const std::string& word : plan.arguments)
         arguments.push_back(const_cast<char*>(word.c_str()));

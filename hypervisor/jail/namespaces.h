@@ -33,7 +33,7 @@ struct StartedProcess {
 // IDs. Where the host refuses namespaces it starts without, and `why_shared` says so. Any thread;
 // the caller waits until the child has executed the program. Errors: those of clone, and of what
 // stands before the program's first instruction (execve, chdir).
-Result<StartedProcess> start_process(const ProcessPlan& plan);
+Result<StartedProcess> start_isolated(const ProcessPlan& plan);
 
 // Forks the calling process, which has one thread and is jailed, into new user, mount, PID, IPC and
 // UTS namespaces; the network namespace stays the parent's, which is an empty one. Returns the

@@ -2,6 +2,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <span>
 
 #include "hypervisor/jail/filter_programs.h"
@@ -10,6 +11,8 @@
 namespace spore {
 
 namespace {
+
+std::atomic<bool> jailed = false;
 
 std::span<const sock_filter> program_of(Role role) {
     switch (role) {
@@ -32,7 +35,16 @@ Status restrict_thread(Role role) {
     program.filter = const_cast<sock_filter*>(instructions.data());  // the kernel only reads it
     if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
         return fail_errno("seccomp filter");
+    jailed = true;
     return {};
+}
+
+Status restrict_if_jailed(Role role) {
+    return jailed ? restrict_thread(role) : Status();
+}
+
+bool is_jailed() {
+    return jailed;
 }
 
 }  // namespace spore

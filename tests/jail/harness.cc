@@ -25,7 +25,7 @@ Result<Probe> Probe::start(const std::string& role, const std::string& attempt, 
     plan.directory = "/";
     plan.descriptors = {-1,           -1,       STDERR_FILENO, writer.get(), directory.get(),
                         socket.get(), kvm.get()};
-    auto process = TRY(start_process(plan));
+    auto process = TRY(start_isolated(plan));
     return Probe(std::move(process), std::move(reader));
 }
 

@@ -42,7 +42,7 @@ int main_with(std::span<char*> arguments) {
 
     static constexpr int kKeep[] = {kKvmFd, kReportFd, kSignalFd, kReportFd};
     JailOptions options;
-    options.keep = kKeep;
+    options.keep = std::span<const int>(kKeep);
     auto report = enter_jail(options);
     if (!report) {
         say("error " + report.error().message + "\n");

@@ -337,25 +337,25 @@ TEST(Pins, AreMadeOnceAndLetGo) {
 TEST(EnterJail, WantsAProcessWithOneThread) {
     int status = in_child([]() -> int {
         std::thread other([] { ::pause(); });
-        auto report = enter_jail({});
+        auto report = enter_jail(JailOptions{});
         bool refused = !report && report.error().message.find("thread") != std::string::npos;
         ::_exit(refused ? 0 : 1);
     });
     EXPECT_EQ(status, 0);
 }
 
-TEST(StartProcess, SaysWhatStoodInTheWay) {
+TEST(StartIsolated, SaysWhatStoodInTheWay) {
     ProcessPlan plan;
     plan.program = "/nonexistent/spore-vmm";
     plan.arguments = {"spore-vmm"};
     plan.directory = "/";
-    auto started = start_process(plan);
+    auto started = start_isolated(plan);
     ASSERT_FALSE(started);
     EXPECT_EQ(started.error().code, Code::not_found);
     EXPECT_THAT(started.error().message, HasSubstr("/nonexistent/spore-vmm"));
     plan.program = JAIL_PROBE_PATH;
     plan.directory = "/nonexistent";
-    started = start_process(plan);
+    started = start_isolated(plan);
     ASSERT_FALSE(started);
     EXPECT_THAT(started.error().message, HasSubstr("/nonexistent"));
     EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1) << "it left a child";

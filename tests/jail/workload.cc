@@ -124,7 +124,7 @@ int fork_worker(uint64_t stay) {
     if (*pid == 0) {
         static constexpr int kKeep[] = {kReportFd, kKvmFd};
         JailOptions options;
-        options.keep = kKeep;
+        options.keep = std::span<const int>(kKeep);
         auto report = enter_worker_jail(options);
         EventLoop::Options ring;
         auto loop = EventLoop::create(ring);
