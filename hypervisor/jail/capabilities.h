@@ -18,4 +18,8 @@ Status close_others(const JailOptions& options, JailReport& report);
 JailItem pid_item();
 JailItem cgroup_item();
 
+// Keeps what jail_report() returns, all of it or one item.
+void keep_report(const JailReport& report);
+void keep_item(JailItem item);
+
 }  // namespace spore

@@ -168,7 +168,22 @@ class Entry {
     std::string unmapped_;
 };
 
+JailReport kept_report;
+
 }  // namespace
+
+const JailReport& jail_report() {
+    return kept_report;
+}
+
+void keep_report(const JailReport& report) {
+    kept_report = report;
+}
+
+void keep_item(JailItem item) {
+    std::erase_if(kept_report.items, [&](const JailItem& old) { return old.name == item.name; });
+    kept_report.items.push_back(std::move(item));
+}
 
 bool JailReport::holds(std::string_view name) const {
     for (const JailItem& item : items) {
@@ -189,7 +204,9 @@ std::string JailReport::missing() const {
 }
 
 Result<JailReport> enter_jail(const JailOptions& options) {
-    return Entry(options).run();
+    auto report = TRY(Entry(options).run());
+    keep_report(report);
+    return report;
 }
 
 // Its parent's mount namespace was an empty root, and so is its copy; its network namespace is the
@@ -204,6 +221,7 @@ Result<JailReport> enter_worker_jail(const JailOptions& options) {
     report.items.push_back(drop_capabilities());
     TRY(set_limits(options, true, report));
     TRY(close_others(options, report));
+    keep_report(report);
     return report;
 }
 

@@ -56,6 +56,10 @@ struct JailOptions {
     unsigned user = 65534;
 };
 
+// What was reported last in this process, and of seccomp what restrict_thread() has done since; no
+// items: it is not jailed. One thread at a time.
+const JailReport& jail_report();
+
 // Closes every descriptor but `keep`: first of all, in a process that is to enter the jail with
 // what it opens itself.
 Status close_inherited(std::span<const int> keep);

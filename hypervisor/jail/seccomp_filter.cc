@@ -5,6 +5,7 @@
 #include <atomic>
 #include <span>
 
+#include "hypervisor/jail/capabilities.h"
 #include "hypervisor/jail/filter_programs.h"
 #include "hypervisor/jail/jail.h"
 
@@ -36,6 +37,8 @@ Status restrict_thread(Role role) {
     if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
         return fail_errno("seccomp filter");
     jailed = true;
+    if (role != Role::vcpu)
+        keep_item({"seccomp", true, {}});
     return {};
 }
 

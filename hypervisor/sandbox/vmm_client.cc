@@ -118,6 +118,11 @@ Result<VmmStatus> VmmClient::status(Deadline deadline) {
                 status.counters.emplace_back(counter->name()->str(), counter->value());
         }
     }
+    if (table->jail() != nullptr) {
+        for (const fb::JailItem* item : *table->jail())
+            status.jail.items.push_back({item->name()->str(), item->holds(),
+                                         item->why() == nullptr ? "" : item->why()->str()});
+    }
     return status;
 }
 

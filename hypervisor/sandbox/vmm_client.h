@@ -10,6 +10,7 @@
 
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
+#include "hypervisor/jail/jail.h"
 
 namespace spore {
 
@@ -24,6 +25,7 @@ struct VmmStatus {
     uint32_t cpus = 0;
     int pid = 0;
     std::vector<std::pair<std::string, uint64_t>> counters;
+    JailReport jail;  // no items: it is not jailed
 };
 
 // One request at a time. Errors of every call: what the VMM answers; unavailable when it is gone;

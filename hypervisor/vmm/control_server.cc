@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "hypervisor/base/limits.h"
+#include "hypervisor/jail/jail.h"
 #include "schema/control_generated.h"
 
 namespace spore {
@@ -125,9 +126,13 @@ void ControlServer::serve(Client& client, size_t bytes) {
             std::vector<flatbuffers::Offset<fb::Counter>> counters;
             for (const auto& [name, value] : status.counters)
                 counters.push_back(fb::CreateCounterDirect(builder, name.c_str(), value));
-            auto table = fb::CreateStatusDirect(builder, static_cast<fb::RunState>(status.state),
-                                                status.memory_bytes, status.cpus,
-                                                static_cast<uint32_t>(::getpid()), &counters);
+            std::vector<flatbuffers::Offset<fb::JailItem>> jail;
+            for (const JailItem& item : jail_report().items)
+                jail.push_back(fb::CreateJailItemDirect(builder, item.name.c_str(), item.holds,
+                                                        item.why.c_str()));
+            auto table = fb::CreateStatusDirect(
+                builder, static_cast<fb::RunState>(status.state), status.memory_bytes, status.cpus,
+                static_cast<uint32_t>(::getpid()), &counters, &jail);
             builder.Finish(fb::CreateReplyMessage(builder, fb::Reply::Status, table.Union()),
                            kIdentifier);
             send_packet(client,

@@ -5,6 +5,7 @@
 #include <cassert>
 
 #include "hypervisor/boot/layout.h"
+#include "hypervisor/jail/jail.h"
 #include "schema/control_generated.h"
 
 namespace spore {
@@ -149,6 +150,10 @@ void Machine::control_resume(Done done) {
 }
 
 void Machine::control_snapshot(const std::string& directory, Done done) {
+    if (is_jailed()) {
+        done(fail(Code::unavailable, "snapshot: a jailed VM cannot open '" + directory + "'"));
+        return;
+    }
     if (state_ == RunState::prepared) {
         done(fail(Code::unavailable, "the VM has not been built yet: resume it first"));
         return;

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "hypervisor/base/clock.h"
+#include "hypervisor/jail/jail.h"
 
 namespace spore {
 
@@ -104,6 +105,8 @@ void VcpuThread::loop() {
     for (int kept : {kick_signal(), SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS})
         sigdelset(&blocked, kept);  // the latter come of what this thread does itself
     ::pthread_sigmask(SIG_SETMASK, &blocked, nullptr);
+    if (auto restricted = restrict_if_jailed(Role::vcpu); !restricted)
+        end(VmExit::Reason::host_error, restricted.error().message);
     while (wait_for_run()) {
         run_until_kicked();
         finish_access();
