@@ -100,7 +100,7 @@ Status close_inherited(std::span<const int> kept_ones) {
 JailItem pid_item() {
     if (::getpid() == 1)
         return {"pid", true, {}};
-    return {"pid", false, "was not started in a PID namespace of its own"};
+    return {"pid", false, "not the first process of a PID namespace"};
 }
 
 // Quotas are not the jail's; a cgroup of its own is told of where there could be one.

@@ -151,11 +151,11 @@ Result<StartedProcess> start_isolated(const ProcessPlan& plan) {
     sigfillset(&all);
     ::pthread_sigmask(SIG_SETMASK, &all, &before);
     StartedProcess started;
-    started.own_pids = true;
-    long pid = clone_program(CLONE_NEWPID, handover, started.handle);
-    if (pid == -EPERM)  // not root
+    started.own_pids = plan.own_pids;
+    long pid = clone_program(plan.own_pids ? CLONE_NEWPID : 0, handover, started.handle);
+    if (pid == -EPERM && plan.own_pids)  // not root
         pid = clone_program(CLONE_NEWPID | CLONE_NEWUSER, handover, started.handle);
-    if (pid == -EPERM || pid == -ENOSPC || pid == -EINVAL) {
+    if (plan.own_pids && (pid == -EPERM || pid == -ENOSPC || pid == -EINVAL)) {
         started.own_pids = false;
         started.why_shared = std::string("PID namespace: ") + std::strerror(static_cast<int>(-pid));
         pid = clone_program(0, handover, started.handle);

@@ -18,6 +18,9 @@ struct ProcessPlan {
     std::string directory;               // the child's working directory
     // Descriptor i of the child is a copy of descriptors[i]; -1: /dev/null. No other is inherited.
     std::vector<int> descriptors;
+    // In a PID namespace of its own. Not a zygote: with the first process of a PID namespace end
+    // all others in it, and those in the namespaces below.
+    bool own_pids = true;
 };
 
 struct StartedProcess {
@@ -27,12 +30,12 @@ struct StartedProcess {
     std::string why_shared;  // if it is not: why
 };
 
-// Starts `plan.program` as PID 1 of its own PID namespace, leader of its own session, no signal
-// blocked and none handled. By root the child is in the caller's user namespace until it enters the
-// jail, so that it can open what it needs; by others it is in a user namespace where it keeps its
-// IDs. Where the host refuses namespaces it starts without, and `why_shared` says so. Any thread;
-// the caller waits until the child has executed the program. Errors: those of clone, and of what
-// stands before the program's first instruction (execve, chdir).
+// Starts `plan.program`, as PID 1 of its own PID namespace if the plan says so, leader of its own
+// session, no signal blocked and none handled. By root the child is in the caller's user namespace
+// until it enters the jail, so that it can open what it needs; by others it is in a user namespace
+// where it keeps its IDs. Where the host refuses namespaces it starts without, and `why_shared`
+// says so. Any thread; the caller waits until the child has executed the program. Errors: those of
+// clone, and of what stands before the program's first instruction (execve, chdir).
 Result<StartedProcess> start_isolated(const ProcessPlan& plan);
 
 // Forks the calling process, which has one thread and is jailed, into new user, mount, PID, IPC and

@@ -16,11 +16,16 @@ namespace {
 std::atomic<bool> jailed = false;
 
 std::span<const sock_filter> program_of(Role role) {
+    bool own_pids = ::getpid() == 1;
     switch (role) {
         case Role::vcpu:
-            return filter::kVcpuProgram;
+            if (own_pids)
+                return filter::kVcpuProgram;
+            return filter::kVcpuSharedPidsProgram;
         case Role::loop:
-            return filter::kLoopProgram;
+            if (own_pids)
+                return filter::kLoopProgram;
+            return filter::kLoopSharedPidsProgram;
         case Role::zygote:
             return filter::kZygoteProgram;
     }

@@ -221,6 +221,9 @@ int unrestricted_ring(uint64_t) {
 int ring_personality(uint64_t) {
     return call(SYS_io_uring_register, kReportFd, 9, nullptr, 0);
 }
+int signal_another_process(uint64_t) {
+    return call(SYS_tgkill, 2, 2, 0);
+}
 int unix_socket(uint64_t) {
     return call(SYS_socket, AF_UNIX, SOCK_STREAM, 0);
 }
@@ -284,6 +287,7 @@ const std::vector<Attempt>& attempts_against_filter() {
         {"own_signals_of_file", own_signals_of_file},
         {"ring_personality", ring_personality},
         {"unrestricted_ring", unrestricted_ring},
+        {"signal_another_process", signal_another_process},
         {"unix_socket", unix_socket},
         {"netlink_socket", netlink_socket},
         {"read_keyring", read_keyring},

@@ -11,7 +11,8 @@
 
 namespace spore {
 
-Result<Probe> Probe::start(const std::string& role, const std::string& attempt, uint64_t number) {
+Result<Probe> Probe::start(const std::string& role, const std::string& attempt, uint64_t number,
+                           bool own_pids) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
         return fail_errno("pipe");
@@ -23,6 +24,7 @@ Result<Probe> Probe::start(const std::string& role, const std::string& attempt, 
     plan.program = JAIL_PROBE_PATH;
     plan.arguments = {"jail_probe", role, attempt, std::to_string(number)};
     plan.directory = "/";
+    plan.own_pids = own_pids;
     plan.descriptors = {-1,           -1,       STDERR_FILENO, writer.get(), directory.get(),
                         socket.get(), kvm.get()};
     auto process = TRY(start_isolated(plan));

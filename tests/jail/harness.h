@@ -20,7 +20,7 @@ struct Ended {
 class Probe {
   public:
     static Result<Probe> start(const std::string& role, const std::string& attempt,
-                               uint64_t number = 0);
+                               uint64_t number = 0, bool own_pids = true);
     Probe(Probe&&) = default;
     Probe& operator=(Probe&&) = delete;
     ~Probe();  // kills it

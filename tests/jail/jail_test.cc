@@ -228,9 +228,9 @@ TEST_P(Jail, LetsAZygoteForkWorkersIntoNamespacesOfTheirOwn) {
 TEST_P(Jail, WorkersShareOnlyTheEmptyNetworkWithTheirZygote) {
     if (!is_root())
         GTEST_SKIP() << "only root may look into /proc of a process that is not dumpable";
-    auto probe = Probe::start("zygote", "fork_worker", 1);
+    auto probe = Probe::start("zygote", "fork_worker", 1, false);
     ASSERT_TRUE(probe) << probe.error().message;
-    ASSERT_TRUE(probe->wait_for("worker"));
+    ASSERT_TRUE(probe->wait_for("\nworker"));
     std::string zygote = std::to_string(probe->process().pid);
     std::ifstream children("/proc/" + zygote + "/task/" + zygote + "/children");
     int worker = 0;
@@ -245,6 +245,17 @@ TEST_P(Jail, WorkersShareOnlyTheEmptyNetworkWithTheirZygote) {
     EXPECT_EQ(status["CapEff"], "0000000000000000");
     EXPECT_EQ(status["Uid"], "65534\t65534\t65534\t65534");
     EXPECT_THAT(status["NSpid"], ::testing::EndsWith("\t1"));
+
+    // The zygote's end is not the worker's.
+    UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, worker, 0)));
+    ASSERT_TRUE(handle);
+    ASSERT_EQ(::kill(probe->process().pid, SIGKILL), 0);
+    ASSERT_EQ(::waitid(P_PIDFD, static_cast<id_t>(probe->process().handle.get()), nullptr,
+                       WEXITED | WNOWAIT),
+              0);
+    EXPECT_EQ(::syscall(SYS_pidfd_send_signal, handle.get(), 0, nullptr, 0), 0);
+    ASSERT_EQ(::syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0), 0);
+    EXPECT_EQ(probe->wait().signal, SIGKILL);
 }
 
 INSTANTIATE_TEST_SUITE_P(Root, Jail, ::testing::Values(false, true), [](const auto& with) {
