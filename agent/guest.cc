@@ -119,6 +119,11 @@ Status Guest::identify(const wire::Identity& identity) {
     return {};
 }
 
+Status Guest::grow_root() {
+    TRY(may_run());
+    return system_.grow_root();
+}
+
 Status Guest::prepare_snapshot() {
     state_ = wire::State::sealed;
     TRY(system_.freeze_commands());

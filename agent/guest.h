@@ -29,7 +29,8 @@ class Guest {
     // Seals, freezes the commands that run, and writes the disks back.
     Status prepare_snapshot();
     int command_cgroup() const { return system_.command_cgroup(); }
-    Status grow_root() { return system_.grow_root(); }
+    // Error unavailable while sealed.
+    Status grow_root();
     Status allow_power_off() { return system_.allow_power_off(); }
 
   private:

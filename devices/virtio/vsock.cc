@@ -11,17 +11,30 @@ namespace spore {
 namespace {
 constexpr uint16_t kQueueSizes[] = {limits::kQueueSizeMax, limits::kQueueSizeMax, 64};
 constexpr unsigned kFeatureStream = 0;  // virtio 1.2 §5.10.3: VIRTIO_VSOCK_F_STREAM
+
+Status check_cid(ContextId cid) {
+    if (is_guest(cid))
+        return {};
+    return fail(Code::invalid_argument, "vsock CID " + std::to_string(static_cast<uint64_t>(cid)) +
+                                            ": a guest's is 3 to 4294967294");
+}
 }  // namespace
 
 Result<std::unique_ptr<VsockDevice>> VsockDevice::create(const VsockConfig& config,
                                                          const GuestMemory& memory,
                                                          EventLoop& loop) {
-    if (!is_guest(config.guest_cid))
-        return fail(Code::invalid_argument,
-                    "vsock CID " + std::to_string(static_cast<uint64_t>(config.guest_cid)) +
-                        ": a guest's is 3 to 4294967294");
+    TRY(check_cid(config.guest_cid));
     auto listener = TRY(VsockListener::create(config.uds_path, loop));
     return std::unique_ptr<VsockDevice>(new VsockDevice(config, std::move(listener), memory, loop));
+}
+
+Result<std::unique_ptr<VsockDevice>> VsockDevice::create(const VsockConfig& config,
+                                                         UniqueFd listener,
+                                                         const GuestMemory& memory,
+                                                         EventLoop& loop) {
+    TRY(check_cid(config.guest_cid));
+    auto adopted = TRY(VsockListener::adopt(std::move(listener), loop));
+    return std::unique_ptr<VsockDevice>(new VsockDevice(config, std::move(adopted), memory, loop));
 }
 
 VsockDevice::VsockDevice(const VsockConfig& config, VsockListener listener,
@@ -32,8 +45,10 @@ VsockDevice::VsockDevice(const VsockConfig& config, VsockListener listener,
       listener_(std::move(listener)),
       rx_(queues()[kRxQueue]),
       listener_wait_([this](int32_t) {
-          if (active())
+          if (active()) {
               accept_clients();
+              schedule_pump();
+          }
           end_request();
       }),
       timer_([this](int32_t result) {
@@ -131,8 +146,13 @@ void VsockDevice::start_io() {
         connection->deadline = now + config_.answer_limit;
         settle(*connection);  // may take it out of the table
     }
+    // Whoever attaches may have been waiting for this moment: its first bytes are in the guest's
+    // buffers before the guest runs.
+    if (awaits_attach())
+        accept_clients();
     arm_listener();
-    arm_timer();
+    if (!clients_.empty() || accept_failed_)
+        arm_timer();
 }
 
 void VsockDevice::stop_io() {
@@ -201,48 +221,6 @@ void VsockDevice::serve_event_queue() {
         }
     }
     events.disable_kicks();
-}
-
-VsockState VsockDevice::save() const {
-    VsockState state{guest_cid_, next_host_port_, {}};
-    for (const auto& [key, connection] : connections_) {
-        if (connection->phase == Phase::established)
-            state.connections.push_back({connection->ports, connection->credit,
-                                         connection->guest_shut, connection->host_shut,
-                                         static_cast<uint32_t>(connection->buffer.size())});
-    }
-    std::ranges::sort(state.connections, {}, [](const auto& c) { return c.ports.key(); });
-    return state;
-}
-
-Status VsockDevice::restore(const VsockState& state) {
-    auto corrupt = [](const char* what, uint64_t value) {
-        return fail(Code::corrupt, std::string("vsock state: ") + what + " " +
-                                       std::to_string(value) + " is out of range");
-    };
-    if (!is_guest(state.guest_cid))
-        return corrupt("guest CID", static_cast<uint64_t>(state.guest_cid));
-    if (state.next_host_port < kHostPortFirst || state.next_host_port > kHostPortLast)
-        return corrupt("next host port", state.next_host_port);
-    if (state.connections.size() > limits::kVsockConnectionsMax)
-        return corrupt("number of connections", state.connections.size());
-    const VsockConnectionState* previous = nullptr;
-    for (const VsockConnectionState& connection : state.connections) {
-        const VsockCredit& credit = connection.credit;
-        if (previous != nullptr && connection.ports.key() <= previous->ports.key())
-            return corrupt("order of connections, host port", connection.ports.host);
-        if ((connection.guest_shut | connection.host_shut) >
-            VIRTIO_VSOCK_SHUTDOWN_RCV + VIRTIO_VSOCK_SHUTDOWN_SEND)
-            return corrupt("shutdown flags", connection.guest_shut | connection.host_shut);
-        if (credit.received - credit.forwarded != connection.buffered_bytes ||
-            credit.received - credit.published > limits::kVsockBufferBytes ||
-            credit.forwarded - credit.published > limits::kVsockBufferBytes)
-            return corrupt("bytes received of host port", connection.ports.host);
-        previous = &connection;
-    }
-    guest_cid_ = state.guest_cid;
-    next_host_port_ = state.next_host_port;
-    return {};
 }
 
 }  // namespace spore

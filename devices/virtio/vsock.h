@@ -4,9 +4,16 @@
 // programs on the host, which meet it at Unix sockets. A host program connects to `uds_path`,
 // writes "CONNECT <port>\n", and reads "OK <its own port>\n" once the guest has accepted; a guest
 // program that connects to port P of CID 2 reaches who listens at `<uds_path>_P`.
+//
+// One connection may be carried through a snapshot. In the restored machine the guest's end of it
+// stands as it did; its host end is whoever first connects to the socket and writes
+// "ATTACH <the guest's port>\n". There is no answer to that line: what follows it is the
+// connection's data, and it may all be written before the machine runs. Who comes later is hung up
+// on.
 
 #include <chrono>
 #include <deque>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -56,6 +63,11 @@ class VsockDevice final : public VirtioDevice {
     // Errors: invalid_argument (CID, path), already_exists (the path is taken), host errors.
     static Result<std::unique_ptr<VsockDevice>> create(const VsockConfig& config,
                                                        const GuestMemory& memory, EventLoop& loop);
+    // Serves `listener`, a bound Unix stream socket, and has no paths: what the guest begins is
+    // refused with RST. `config.uds_path` is not looked at. Errors: invalid_argument (CID, another
+    // kind of descriptor), host errors.
+    static Result<std::unique_ptr<VsockDevice>> create(const VsockConfig& config, UniqueFd listener,
+                                                       const GuestMemory& memory, EventLoop& loop);
     ~VsockDevice() override;
 
     const char* name() const override { return "vsock"; }
@@ -79,10 +91,17 @@ class VsockDevice final : public VirtioDevice {
     void announce_reset();
 
     using VirtioDevice::restore;
-    VsockState save() const;
-    // Takes on `state`, which may come from an untrusted file; before VirtioDevice::restore().
-    // Its connections are checked and not opened again. Errors: corrupt, nothing changed.
+    // Quiesced. `carry` names the connection to carry; none: the one that was carried into this
+    // machine, if nobody has attached to it. Errors: not_found (no such connection stands),
+    // unavailable (it is half closed, or bytes for its host program wait), resource_exhausted.
+    Result<VsockState> save(std::optional<VsockPorts> carry = {}) const;
+    // Takes on `state`, which may come from an untrusted file; before VirtioDevice::restore(), on a
+    // device that has no connection yet. The carried connection stands from here on; the others get
+    // RST (virtio 1.2 §5.10.6.5) before anything else is sent. If none is carried, announce_reset()
+    // is to follow instead: it ends them all. Errors: corrupt, nothing changed.
     Status restore(const VsockState& state);
+    // A connection was carried in, and nobody has attached to it so far.
+    bool awaits_attach() const { return detached() != nullptr; }
 
   protected:
     uint64_t device_features() const override;
@@ -133,6 +152,8 @@ class VsockDevice final : public VirtioDevice {
 
     // vsock_phases.cc: connections from phase to phase.
     Connection* find(VsockPorts ports);
+    Connection* detached() const;
+    void adopt_socket(Connection& connection, std::unique_ptr<VsockSocket> socket);
     bool room_for_one_more();
     Connection& insert(std::unique_ptr<Connection> connection);
     void remove(Connection& connection);

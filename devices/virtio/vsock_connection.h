@@ -60,6 +60,7 @@ class VsockConnection {
         greeting,     // a host program that has not said yet where to: ports are not known
         requested,    // the guest is asked, or will be, and has not answered
         established,  // data flows, perhaps in one direction only any more
+        detached,     // carried through a snapshot: established for the guest, no host program yet
         lingering,    // the host end is closed and the guest told; its RST is due
         flushing,     // the guest is gone; what it sent still goes to the host program
         resetting,    // the host end is closed and RST waits for an rx buffer

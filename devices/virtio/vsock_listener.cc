@@ -1,5 +1,6 @@
 #include "devices/virtio/vsock_listener.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -86,6 +87,24 @@ Result<VsockListener> VsockListener::create(const std::string& path, EventLoop& 
     return VsockListener(path, std::move(*file), status.st_dev, status.st_ino);
 }
 
+Result<VsockListener> VsockListener::adopt(UniqueFd socket, EventLoop& loop) {
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    int type = 0;
+    socklen_t type_size = sizeof(type);
+    if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
+        ::getsockopt(socket.get(), SOL_SOCKET, SO_TYPE, &type, &type_size) != 0)
+        return fail_errno("vsock: the descriptor to listen on");
+    if (address.ss_family != AF_UNIX || type != SOCK_STREAM || size <= sizeof(sa_family_t))
+        return fail(Code::invalid_argument,
+                    "vsock: the descriptor to listen on is no bound Unix stream socket");
+    if (::fcntl(socket.get(), F_SETFL, O_NONBLOCK) != 0)
+        return fail_errno("vsock: O_NONBLOCK");
+    if (::listen(socket.get(), SOMAXCONN) != 0)  // again does no harm
+        return fail_errno("vsock: listening on the descriptor given");
+    return VsockListener("", TRY(loop.add_file(std::move(socket))), 0, 0);
+}
+
 VsockListener::VsockListener(VsockListener&& other) noexcept
     : path_(std::exchange(other.path_, {})),
       file_(std::move(other.file_)),
@@ -110,6 +129,9 @@ Result<UniqueFd> VsockListener::accept() const {
 }
 
 Result<UniqueFd> VsockListener::connect_to(uint32_t port) const {
+    if (path_.empty())
+        return fail(Code::unavailable,
+                    "vsock: no path for host programs to listen at, port " + std::to_string(port));
     std::string path = path_ + "_" + std::to_string(port);
     sockaddr_un address = TRY(address_of(path));
     UniqueFd fd = TRY(stream_socket());

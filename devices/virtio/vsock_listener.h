@@ -18,6 +18,9 @@ class VsockListener {
   public:
     // Errors: invalid_argument (path empty or longer than 107 bytes), already_exists.
     static Result<VsockListener> create(const std::string& path, EventLoop& loop);
+    // Listens on a bound Unix stream socket of somebody else's making. Its file stays, and there is
+    // nobody for guests to connect to. Errors: invalid_argument (another kind of descriptor).
+    static Result<VsockListener> adopt(UniqueFd socket, EventLoop& loop);
     VsockListener(VsockListener&& other) noexcept;
     VsockListener& operator=(VsockListener&&) = delete;
     ~VsockListener();
@@ -33,7 +36,7 @@ class VsockListener {
     VsockListener(std::string path, RingFile file, dev_t device, ino_t inode)
         : path_(std::move(path)), file_(std::move(file)), device_(device), inode_(inode) {}
 
-    std::string path_;  // empty after a move
+    std::string path_;  // empty: adopted, or moved from
     RingFile file_;
     dev_t device_ = 0;
     ino_t inode_ = 0;

@@ -18,6 +18,28 @@ VsockDevice::Connection* VsockDevice::find(VsockPorts ports) {
     return found == connections_.end() ? nullptr : found->second.get();
 }
 
+// The carried connection that waits for its host end; there is one at most.
+VsockDevice::Connection* VsockDevice::detached() const {
+    for (const auto& [key, connection] : connections_) {
+        if (connection->phase == Phase::detached)
+            return connection.get();
+    }
+    return nullptr;
+}
+
+// The host end has come: what the guest sent meanwhile goes to it, what it has written to the
+// guest.
+void VsockDevice::adopt_socket(Connection& connection, std::unique_ptr<VsockSocket> socket) {
+    assert(connection.phase == Phase::detached && !connection.socket);
+    connection.socket = std::move(socket);
+    connection.socket->owner = &connection;
+    connection.phase = Phase::established;
+    connection.readable = true;  // most likely; recv tells
+    vsock_counters_.connections++;
+    flush(connection);
+    settle(connection);
+}
+
 // At the limit, a connection that only waits for the guest's last word yields its place (virtio 1.2
 // §5.10.6.5 wants an end to that wait).
 bool VsockDevice::room_for_one_more() {

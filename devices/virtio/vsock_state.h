@@ -1,27 +1,30 @@
 #pragma once
 
-// What a snapshot keeps of the vsock device.
+// What a snapshot keeps of the vsock device. A machine that is restored goes on with one connection
+// at most, the carried one; whatever else the guest knew is told that it is gone.
 
+#include <optional>
 #include <vector>
 
 #include "devices/virtio/vsock_packet.h"
 
 namespace spore {
 
-struct VsockConnectionState {
+// A connection that the host began, open in both directions, with nothing on its way to the host
+// program: all that was received has been forwarded.
+struct VsockCarriedState {
     VsockPorts ports;
     VsockCredit credit;
-    uint8_t guest_shut = 0;       // VIRTIO_VSOCK_SHUTDOWN_*
-    uint8_t host_shut = 0;        // the same
-    uint32_t buffered_bytes = 0;  // taken from the guest, not yet by the host program: not kept
+    bool credit_asked = false;  // the guest waits for a credit update
 
-    bool operator==(const VsockConnectionState&) const = default;
+    bool operator==(const VsockCarriedState&) const = default;
 };
 
 struct VsockState {
     ContextId guest_cid{3};
     uint32_t next_host_port = 0;
-    std::vector<VsockConnectionState> connections;  // established ones, by ports
+    std::optional<VsockCarriedState> carried;
+    std::vector<VsockPorts> ended;  // what the guest may still take for alive, by VsockPorts::key
 
     bool operator==(const VsockState&) const = default;
 };

@@ -118,7 +118,8 @@ void VsockDevice::handle_known(Connection& connection, const VsockHeader& header
         case VIRTIO_VSOCK_OP_CREDIT_UPDATE:
             break;
         case VIRTIO_VSOCK_OP_CREDIT_REQUEST:
-            if (connection.phase == Phase::established || connection.phase == Phase::lingering)
+            if (connection.phase == Phase::established || connection.phase == Phase::detached ||
+                connection.phase == Phase::lingering)
                 connection.pending |= Connection::kCreditUpdate;
             break;
         default:
@@ -166,8 +167,8 @@ void VsockDevice::handle_reset(Connection& connection) {
 void VsockDevice::handle_shutdown(Connection& connection, uint32_t flags) {
     // §5.10.6.5: the bits stay once they are given.
     connection.guest_shut |= flags & (VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND);
-    if (connection.phase == Phase::requested) {
-        reset_connection(connection);
+    if (connection.phase == Phase::requested || connection.phase == Phase::detached) {
+        reset_connection(connection);  // half a carried connection is of no use to anybody
     } else if (connection.phase == Phase::established &&
                (connection.guest_shut & VIRTIO_VSOCK_SHUTDOWN_RCV) != 0) {
         ::shutdown(connection.socket->file.fd(), SHUT_RD);
@@ -192,6 +193,10 @@ void VsockDevice::handle_data(Connection& connection, const VsockHeader& header,
         return;
     }
     credit.received += header.len;
+    if (connection.phase == Phase::detached) {  // within its credit, like everybody's
+        connection.buffer.append(chain.readable(), sizeof(VsockHeader), header.len);
+        return;
+    }
     if (connection.phase != Phase::established ||
         (connection.host_shut & VIRTIO_VSOCK_SHUTDOWN_RCV) != 0) {
         credit.forwarded += header.len;  // nobody reads it any more, and the guest knows or will

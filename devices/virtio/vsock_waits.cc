@@ -16,12 +16,18 @@ namespace spore {
 
 namespace {
 
-// The port of "CONNECT <port>\n"; nothing if `line` is anything else.
-std::optional<uint32_t> parse_line(std::string_view line) {
-    constexpr std::string_view kVerb = "CONNECT ";
-    if (!line.starts_with(kVerb) || !line.ends_with('\n'))
+struct Wish {
+    bool attach;  // else connect
+    uint32_t port;
+};
+
+// "CONNECT <port>\n" or "ATTACH <port>\n"; nothing if `line` is anything else.
+std::optional<Wish> parse_line(std::string_view line) {
+    constexpr std::string_view kConnect = "CONNECT ", kAttach = "ATTACH ";
+    bool attach = line.starts_with(kAttach);
+    if ((!attach && !line.starts_with(kConnect)) || !line.ends_with('\n'))
         return std::nullopt;
-    line.remove_prefix(kVerb.size());
+    line.remove_prefix(attach ? kAttach.size() : kConnect.size());
     line.remove_suffix(1);
     if (line.ends_with('\r'))
         line.remove_suffix(1);
@@ -30,7 +36,7 @@ std::optional<uint32_t> parse_line(std::string_view line) {
     constexpr uint32_t kAnyPort = 0xffff'ffff;  // VMADDR_PORT_ANY: nobody's address
     if (error != std::errc() || end != line.data() + line.size() || port == kAnyPort)
         return std::nullopt;
-    return port;
+    return Wish{attach, port};
 }
 
 }  // namespace
@@ -101,7 +107,9 @@ void VsockDevice::arm_listener() {
 }
 
 void VsockDevice::accept_clients() {
-    while (clients_.size() < limits::kVsockClientsMax) {
+    // Only so many at a time, as others on the loop want their turn.
+    for (uint32_t count = 0;
+         count < limits::kVsockClientsMax && clients_.size() < limits::kVsockClientsMax; count++) {
         auto fd = listener_.accept();
         if (fd && !*fd)
             break;
@@ -116,11 +124,12 @@ void VsockDevice::accept_clients() {
         client->socket->owner = client.get();
         client->says_ok = true;
         client->deadline = Clock::now() + config_.line_limit;
-        arm(*client);
         clients_.push_back(std::move(client));
+        read_line(*clients_.back());  // most have written it by now
     }
     arm_listener();
-    arm_timer();
+    if (!clients_.empty() || accept_failed_)
+        arm_timer();
 }
 
 void VsockDevice::read_line(Connection& client) {
@@ -151,12 +160,18 @@ void VsockDevice::read_line(Connection& client) {
         arm(client);
         return;
     }
-    auto port = parse_line({reinterpret_cast<const char*>(all.data()), all.size()});
-    if (!port || failed()) {
+    auto wish = parse_line({reinterpret_cast<const char*>(all.data()), all.size()});
+    if (!wish || failed()) {
         reject(client);
         return;
     }
-    if (!room_for_one_more()) {
+    Connection* waiting = wish->attach ? detached() : nullptr;
+    if (waiting != nullptr && waiting->ports.guest == wish->port) {
+        adopt_socket(*waiting, std::move(client.socket));
+        remove(client);
+        return;
+    }
+    if (wish->attach || !room_for_one_more()) {
         vsock_counters_.refused++;
         remove(client);
         return;
@@ -167,7 +182,7 @@ void VsockDevice::read_line(Connection& client) {
     auto connection = std::move(*found);
     clients_.erase(found);
     arm_listener();
-    request(std::move(connection), *port);
+    request(std::move(connection), wish->port);
 }
 
 void VsockDevice::reject(Connection& client) {

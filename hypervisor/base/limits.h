@@ -88,6 +88,9 @@ inline constexpr uint32_t kVsockAnswerLimitMs = 30'000;
 // Resets that wait for rx buffers, for packets that belong to no connection; while so many wait
 // nothing is taken from the tx queue.
 inline constexpr uint32_t kVsockResetsMax = 256;
+// Connections that a snapshot says are to be reset when it is restored: every one that there may
+// be, and the resets that waited already.
+inline constexpr uint32_t kVsockEndedMax = kVsockConnectionsMax + kVsockResetsMax;
 
 // One frame between host and agent, and between spore and spore-vmm: above the largest chunk of
 // streamed data (kFrameChunkBytes) and an environment of 128 KiB, below what would hurt to buffer.

@@ -4,6 +4,9 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include <cassert>
+#include <charconv>
+
 #include "hypervisor/sandbox/agent_exec.h"
 #include "hypervisor/sandbox/agent_wire.h"
 #include "hypervisor/sandbox/vmm_client.h"
@@ -14,9 +17,9 @@ namespace {
 
 constexpr size_t kOwnEntropyBytes = 64;
 
-// spore-vmm's end of vsock: "CONNECT <port>\n", answered by "OK <number>\n". Byte by byte, not to
-// take what follows the line.
-Status ask_for_port(int socket, uint32_t port, AgentClient::Deadline deadline) {
+// spore-vmm's end of vsock: "CONNECT <port>\n", answered by "OK <its own port>\n", which is
+// returned. Byte by byte, not to take what follows the line.
+Result<uint32_t> ask_for_port(int socket, uint32_t port, AgentClient::Deadline deadline) {
     const std::string request = "CONNECT " + std::to_string(port) + "\n";
     if (::send(socket, request.data(), request.size(), MSG_NOSIGNAL) !=
         static_cast<ssize_t>(request.size()))
@@ -38,9 +41,13 @@ Status ask_for_port(int socket, uint32_t port, AgentClient::Deadline deadline) {
         if (line.size() > kLineBytesMax)
             break;
     }
-    if (!line.starts_with("OK "))
+    constexpr std::string_view kOk = "OK ";
+    uint32_t own = 0;
+    const char* end = line.data() + line.size();
+    if (!line.starts_with(kOk) ||
+        std::from_chars(line.data() + kOk.size(), end, own).ptr + 1 != end)
         return fail(Code::unavailable, "agent: spore-vmm answers '" + line + "' to CONNECT");
-    return {};
+    return own;
 }
 
 uint64_t wall_clock_ns() {
@@ -68,8 +75,30 @@ AgentClient::~AgentClient() = default;
 Result<AgentClient> AgentClient::connect(const std::filesystem::path& socket, uint32_t port,
                                          Deadline deadline) {
     UniqueFd fd = TRY(connect_unix(socket.parent_path(), socket.filename().string(), SOCK_STREAM));
-    TRY(ask_for_port(fd.get(), port, deadline));
-    return over(std::move(fd), deadline);
+    const uint32_t own = TRY(ask_for_port(fd.get(), port, deadline));
+    auto client = TRY(over(std::move(fd), deadline));
+    client.wire_->host_port = own;
+    return client;
+}
+
+Result<AgentClient> AgentClient::attach(const std::filesystem::path& socket, uint32_t port,
+                                        const AgentCarried& carried) {
+    return attach(TRY(connect_unix(socket.parent_path(), socket.filename().string(), SOCK_STREAM)),
+                  port, carried);
+}
+
+Result<AgentClient> AgentClient::attach(UniqueFd socket, uint32_t port,
+                                        const AgentCarried& carried) {
+    if (carried.protocol < kAgentProtocolMin || carried.protocol > kAgentProtocolMax)
+        return fail(Code::version_mismatch,
+                    "agent: the connection carried speaks protocol version " +
+                        std::to_string(carried.protocol) + ", this Spore speaks " +
+                        std::to_string(kAgentProtocolMin) + " to " +
+                        std::to_string(kAgentProtocolMax));
+    auto wire = std::make_unique<Wire>(std::move(socket));
+    // One write with the first frame: spore-vmm then finds both at once.
+    wire->take_over(carried, "ATTACH " + std::to_string(port) + "\n");
+    return AgentClient(std::move(wire));
 }
 
 Result<AgentClient> AgentClient::over(UniqueFd socket, Deadline deadline) {
@@ -87,6 +116,11 @@ bool AgentClient::broken() const {
 }
 
 Status AgentClient::identify(const AgentIdentity& identity, Deadline deadline) {
+    TRY(send_identity(identity));
+    return confirm_identity(deadline);
+}
+
+Status AgentClient::send_identity(const AgentIdentity& identity) {
     std::vector<std::byte> entropy = identity.entropy;
     if (entropy.empty()) {
         entropy.resize(kOwnEntropyBytes);
@@ -103,9 +137,17 @@ Status AgentClient::identify(const AgentIdentity& identity, Deadline deadline) {
         network = encode(buffer, *identity.network);
     const auto environment = buffer.CreateVectorOfStrings(assignments_of(identity.environment));
     const uint64_t now = identity.wall_clock_ns != 0 ? identity.wall_clock_ns : wall_clock_ns();
-    TRY(wire_->ask(
-        wire::CreateIdentity(buffer, hostname, machine_id, bytes, now, network, environment),
-        deadline));
+    const uint32_t stream = wire_->open_stream();
+    TRY(wire_->send(stream, wire::CreateIdentity(buffer, hostname, machine_id, bytes, now, network,
+                                                 environment)));
+    wire_->identity_stream = stream;
+    return wire_->write();
+}
+
+Status AgentClient::confirm_identity(Deadline deadline) {
+    TRY(wire_->usable());
+    assert(wire_->identity_stream != 0);
+    TRY(wire_->answer(std::exchange(wire_->identity_stream, 0), deadline));
     wire_->info.sealed = false;
     return {};
 }
@@ -119,6 +161,14 @@ Status AgentClient::prepare_snapshot(Deadline deadline) {
     wire_->info.sealed = true;
     TRY(wire_->ask(wire::CreatePrepareSnapshot(wire_->buffer()), deadline));
     return {};
+}
+
+AgentCarried AgentClient::carry() const {
+    return {wire_->info.protocol, wire_->info.version, wire_->last_stream()};
+}
+
+uint32_t AgentClient::host_port() const {
+    return wire_->host_port;
 }
 
 Status AgentClient::grow_root(Deadline deadline) {

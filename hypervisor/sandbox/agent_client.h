@@ -29,6 +29,14 @@ struct AgentInfo {
     bool sealed = false;  // runs nothing before `identify`
 };
 
+// What a snapshot keeps of a connection to the agent that is carried through it: enough to go on
+// where its first host end left off, with no word between.
+struct AgentCarried {
+    uint16_t protocol = 0;
+    std::string version;       // of the agent
+    uint32_t last_stream = 0;  // the highest stream ID used so far
+};
+
 // IPv4 as text; what is empty stays as it is in the guest.
 struct AgentNetwork {
     std::vector<uint8_t> mac;  // 6 bytes or none
@@ -115,6 +123,13 @@ class AgentClient {
                                        Deadline deadline);
     // Over a stream socket that leads to the agent already.
     static Result<AgentClient> over(UniqueFd socket, Deadline deadline);
+    // The host end of a connection that was carried through a snapshot to `port` of the guest,
+    // sealed as it is. Waits for nothing: that the VMM refuses it (somebody has attached before, or
+    // nothing was carried) is the error of the first request, unavailable.
+    static Result<AgentClient> attach(const std::filesystem::path& socket, uint32_t port,
+                                      const AgentCarried& carried);
+    // The same over a socket that is connected to the VMM's, or will be accepted from it.
+    static Result<AgentClient> attach(UniqueFd socket, uint32_t port, const AgentCarried& carried);
 
     AgentClient(AgentClient&&) noexcept;
     AgentClient& operator=(AgentClient&&) noexcept;
@@ -126,6 +141,10 @@ class AgentClient {
     // After it the guest has its own entropy, clock and names, and runs commands. Errors: those of
     // the step in the guest that failed; it stays sealed then.
     Status identify(const AgentIdentity& identity, Deadline deadline);
+    // The two halves of it, for a guest that does not run yet: the message is in the socket when
+    // the first returns; the second waits for the confirmation.
+    Status send_identity(const AgentIdentity& identity);
+    Status confirm_identity(Deadline deadline);
     // Runs a command. Errors: not_found (cwd, user), invalid_argument, unavailable (sealed, or the
     // connection ended), resource_exhausted, timeout (the deadline: the command is killed), a
     // sink's. A program that cannot be executed is no error but ExecResult::not_started.
@@ -133,6 +152,11 @@ class AgentClient {
                             Deadline deadline);
     // Writes the guest's disks back and seals it: ready for the machine to be paused and saved.
     Status prepare_snapshot(Deadline deadline);
+    // After prepare_snapshot: what this connection is to those who attach to it in the restored
+    // machines. It must not be used any more.
+    AgentCarried carry() const;
+    // The host's port of this connection; 0 if it was not made by `connect`.
+    uint32_t host_port() const;
     // Lets the root file system fill its disk.
     Status grow_root(Deadline deadline);
     // The guest begins to switch itself off.

@@ -43,6 +43,16 @@ Status AgentClient::Wire::greet(Deadline deadline) {
     return {};
 }
 
+void AgentClient::Wire::take_over(const AgentCarried& carried, std::string_view line) {
+    info = {.protocol = carried.protocol,
+            .version = carried.version,
+            .boot_id = {},  // the next identity brings another
+            .sealed = true};
+    last_stream_ = carried.last_stream;
+    const auto bytes = std::as_bytes(std::span(line));
+    out_.insert(out_.end(), bytes.begin(), bytes.end());
+}
+
 Status AgentClient::Wire::usable() const {
     if (broken())
         return fail(Code::unavailable, why_closed_);

@@ -15,6 +15,8 @@ class AgentClient::Wire {
 
     // Says Hello and keeps the answer.
     Status greet(Deadline deadline);
+    // Goes on with a connection that has been greeted by somebody else. `line` precedes all frames.
+    void take_over(const AgentCarried& carried, std::string_view line);
 
     // Builds one request in buffer(), sends it on a stream of its own and waits for its one answer,
     // which is alive until the next call. An Error from the agent is returned as one.
@@ -27,6 +29,7 @@ class AgentClient::Wire {
 
     flatbuffers::FlatBufferBuilder& buffer() { return builder_.buffer(); }
     uint32_t open_stream() { return ++last_stream_; }
+    uint32_t last_stream() const { return last_stream_; }
     // Queues a frame, to be written by `turn`. Error invalid_argument: above the limit of a frame.
     template <typename Body>
     Status send(uint32_t stream, flatbuffers::Offset<Body> body) {
@@ -34,6 +37,8 @@ class AgentClient::Wire {
         builder_.reset();
         return queued;
     }
+    // Writes what is queued, as far as the socket takes it.
+    Status write();
     // So much waits to be written that no more data should be added.
     bool full() const { return out_.size() - out_sent_ >= limits::kFrameChunkBytes; }
 
@@ -52,10 +57,11 @@ class AgentClient::Wire {
     Status usable() const;
 
     AgentInfo info;
+    uint32_t host_port = 0;
+    uint32_t identity_stream = 0;  // of send_identity, until it is confirmed
 
   private:
     Status queue(std::span<const std::byte> frame);
-    Status write();
     Status read();
 
     UniqueFd socket_;

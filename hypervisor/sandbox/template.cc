@@ -151,17 +151,21 @@ Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress&
 }
 
 json to_json(const TemplateInfo& info) {
-    return {{"format", kTemplateFormat},
-            {"name", info.name},
-            {"image", info.image},
-            {"kernel", info.kernel},
-            {"created", info.created},
-            {"cpu_template", info.cpu_template},
-            {"agent_version", info.agent_version},
-            {"memory_bytes", info.memory_bytes},
-            {"cpus", info.cpus},
-            {"disk_bytes", info.disk_bytes},
-            {"prepare", info.prepare}};
+    json document = {{"format", kTemplateFormat},
+                     {"name", info.name},
+                     {"image", info.image},
+                     {"kernel", info.kernel},
+                     {"created", info.created},
+                     {"cpu_template", info.cpu_template},
+                     {"agent_version", info.agent_version},
+                     {"memory_bytes", info.memory_bytes},
+                     {"cpus", info.cpus},
+                     {"disk_bytes", info.disk_bytes},
+                     {"prepare", info.prepare}};
+    if (info.agent)
+        document["agent"] = {{"protocol", info.agent->protocol},
+                             {"last_stream", info.agent->last_stream}};
+    return document;
 }
 
 Status write_text(const stdfs::path& path, const std::string& text) {
@@ -213,7 +217,7 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     auto deadline = Clock::now() + std::chrono::seconds(300);
     TRY(agent.prepare_snapshot(deadline));
     auto control = TRY(VmmClient::connect(draft.run()));
-    TRY(control.snapshot(draft.directory(), deadline));
+    TRY(control.snapshot(draft.directory(), {agent.host_port(), kAgentPort}, deadline));
     TRY(control.quit(deadline));
     TRY(kill_process(draft.vmm, deadline));
     TRY(remove_tree(draft.directory() / kBuildDisk));
@@ -229,6 +233,7 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     info.cpus = spec.cpus;
     info.disk_bytes = std::max(spec.disk_bytes, image.rootfs_bytes);
     info.prepare = spec.prepare;
+    info.agent = agent.carry();
     TRY(write_text(draft.directory() / "template.json", to_json(info).dump(2) + "\n"));
     TRY(draft.publish(home, spec.name));
     return load_template(home, spec.name);
@@ -265,6 +270,9 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
         info.cpus = document.at("cpus").get<uint32_t>();
         info.disk_bytes = document.at("disk_bytes").get<uint64_t>();
         info.prepare = document.at("prepare").get<std::vector<std::string>>();
+        if (document.contains("agent"))
+            info.agent = {document["agent"].at("protocol").get<uint16_t>(), info.agent_version,
+                          document["agent"].at("last_stream").get<uint32_t>()};
     } catch (const json::exception& error) {
         return corrupt(error.what());
     }

@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <functional>
+#include <optional>
 
+#include "hypervisor/sandbox/agent_client.h"
 #include "hypervisor/sandbox/image.h"
 
 namespace spore {
@@ -36,6 +38,8 @@ struct TemplateInfo {
     uint64_t memory_image_bytes = 0;  // on disk, holes not counted
     uint64_t disk_layer_bytes = 0;
     std::filesystem::path directory;
+    // The connection to the agent that its clones have; none in templates of Spore 0.1.
+    std::optional<AgentCarried> agent;
 };
 
 // Says what is going on, for people: "booting stock kernel", a line of a prepare command's output.

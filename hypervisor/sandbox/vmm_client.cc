@@ -138,9 +138,12 @@ Status VmmClient::resume(Deadline deadline) {
     return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
 }
 
-Status VmmClient::snapshot(const std::filesystem::path& directory, Deadline deadline) {
+Status VmmClient::snapshot(const std::filesystem::path& directory, const VsockCarry& carry,
+                           Deadline deadline) {
     auto packet = request(fb::Request::Snapshot, [&](auto& builder) {
-        return fb::CreateSnapshotDirect(builder, directory.c_str()).Union();
+        return fb::CreateSnapshotDirect(builder, directory.c_str(), carry.host_port,
+                                        carry.guest_port)
+            .Union();
     });
     return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
 }

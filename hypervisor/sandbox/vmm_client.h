@@ -28,6 +28,12 @@ struct VmmStatus {
     JailReport jail;  // no items: it is not jailed
 };
 
+// A vsock connection of the host's, by its two ports.
+struct VsockCarry {
+    uint32_t host_port = 0;
+    uint32_t guest_port = 0;
+};
+
 // One request at a time. Errors of every call: what the VMM answers; unavailable when it is gone;
 // timeout at the deadline.
 class VmmClient {
@@ -40,7 +46,10 @@ class VmmClient {
     Result<VmmStatus> status(Deadline deadline);
     Status pause(Deadline deadline);
     Status resume(Deadline deadline);
-    Status snapshot(const std::filesystem::path& directory, Deadline deadline);
+    // `carry`: the vsock connection that stands in every machine restored from it (none: host port
+    // 0). Errors also: not_found (no such connection), unavailable (it is half closed or busy).
+    Status snapshot(const std::filesystem::path& directory, const VsockCarry& carry,
+                    Deadline deadline);
     Status quit(Deadline deadline);
 
   private:

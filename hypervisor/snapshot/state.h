@@ -11,6 +11,7 @@
 
 #include "devices/serial/serial.h"
 #include "devices/virtio/pci_transport.h"
+#include "devices/virtio/vsock_state.h"
 #include "hypervisor/kvm/vcpu.h"
 #include "hypervisor/memory/guest_memory.h"
 #include "hypervisor/snapshot/memory_image.h"
@@ -34,11 +35,6 @@ struct NetworkState {
     std::array<uint8_t, 6> mac = {};
     bool operator==(const NetworkState&) const = default;
 };
-struct VsockDeviceState {
-    uint64_t guest_cid = 0;
-    uint32_t next_host_port = 0;
-    bool operator==(const VsockDeviceState&) const = default;
-};
 struct RngState {
     bool operator==(const RngState&) const = default;
 };
@@ -46,7 +42,7 @@ struct RngState {
 struct DeviceState {
     uint8_t slot = 0;  // on the PCI bus
     VirtioPciState transport;
-    std::variant<DiskState, NetworkState, VsockDeviceState, RngState> kind;
+    std::variant<DiskState, NetworkState, VsockState, RngState> kind;
 };
 
 struct MemoryState {

@@ -129,6 +129,31 @@ Result<VirtioPciState> decode(const fb::Transport& transport) {
     return state;
 }
 
+// The device judges the numbers (VsockDevice::restore).
+Result<VsockState> decode(const fb::Vsock& vsock) {
+    VsockState state;
+    state.guest_cid = ContextId{vsock.guest_cid()};
+    state.next_host_port = vsock.next_host_port();
+    if (const fb::VsockCarried* carried = vsock.carried()) {
+        VsockCarriedState& out = state.carried.emplace();
+        out.ports = {carried->ports()->host(), carried->ports()->guest()};
+        out.credit.guest_buffer_bytes = carried->guest_buffer_bytes();
+        out.credit.guest_forwarded = carried->guest_forwarded();
+        out.credit.sent = carried->sent();
+        out.credit.received = out.credit.forwarded = carried->received();
+        out.credit.published = carried->published();
+        out.credit.announced = true;
+        out.credit_asked = carried->credit_asked();
+    }
+    if (vsock.ended() != nullptr) {
+        TRY(check_count("ended vsock connections", vsock.ended()->size(), 0,
+                        limits::kVsockEndedMax));
+        for (const fb::VsockPorts* ports : *vsock.ended())
+            state.ended.push_back({ports->host(), ports->guest()});
+    }
+    return state;
+}
+
 Result<DeviceState> decode(const fb::Device& device) {
     DeviceState state;
     state.slot = device.transport()->slot();
@@ -150,7 +175,7 @@ Result<DeviceState> decode(const fb::Device& device) {
         TRY(copy_exact("MAC address", network->mac(), out.mac));
         state.kind = out;
     } else if (const fb::Vsock* vsock = device.kind_as_Vsock()) {
-        state.kind = VsockDeviceState{vsock->guest_cid(), vsock->next_host_port()};
+        state.kind = TRY(decode(*vsock));
     } else if (device.kind_as_Rng() != nullptr) {
         state.kind = RngState{};
     } else {

@@ -86,9 +86,23 @@ struct EncodeKind {
         auto mac = builder.CreateVector(network.mac.data(), network.mac.size());
         return fb::CreateNetwork(builder, mac).Union();
     }
-    Offset<void> operator()(const VsockDeviceState& vsock) {
+    Offset<void> operator()(const VsockState& vsock) {
         type = fb::DeviceKind::Vsock;
-        return fb::CreateVsock(builder, vsock.guest_cid, vsock.next_host_port).Union();
+        Offset<fb::VsockCarried> carried;
+        if (vsock.carried) {
+            fb::VsockPorts ports(vsock.carried->ports.host, vsock.carried->ports.guest);
+            const VsockCredit& credit = vsock.carried->credit;
+            carried = fb::CreateVsockCarried(builder, &ports, credit.guest_buffer_bytes,
+                                             credit.guest_forwarded, credit.sent, credit.received,
+                                             credit.published, vsock.carried->credit_asked);
+        }
+        std::vector<fb::VsockPorts> ended;
+        for (VsockPorts ports : vsock.ended)
+            ended.emplace_back(ports.host, ports.guest);
+        auto ended_at = builder.CreateVectorOfStructs(ended);
+        return fb::CreateVsock(builder, static_cast<uint64_t>(vsock.guest_cid),
+                               vsock.next_host_port, carried, ended_at)
+            .Union();
     }
     Offset<void> operator()(const RngState&) {
         type = fb::DeviceKind::Rng;

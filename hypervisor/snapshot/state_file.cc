@@ -110,10 +110,11 @@ Result<std::span<const std::byte>> open_state(std::span<const std::byte> file) {
         return corrupt("does not begin with SPORESNP");
     if (header.header_hash != hash_of(header))
         return corrupt("header checksum does not match");
-    if (header.version != kSnapshotVersion)
+    if (header.version < kSnapshotVersionMin || header.version > kSnapshotVersion)
         return fail(Code::version_mismatch,
                     "snapshot state: format version " + std::to_string(header.version) +
-                        ", this Spore reads version " + std::to_string(kSnapshotVersion));
+                        ", this Spore reads versions " + std::to_string(kSnapshotVersionMin) +
+                        " to " + std::to_string(kSnapshotVersion));
     if (header.header_bytes != sizeof(Header))
         return corrupt("header of " + std::to_string(header.header_bytes) + " bytes, not " +
                        std::to_string(sizeof(Header)));

@@ -13,8 +13,9 @@
 //       32    8  XXH3-64 of header bytes 0..31
 //       40    …  payload
 //
-// All little-endian. A newer version is refused before anything behind it is looked at; the
-// header's own checksum is checked first, so that a flipped bit is told from a newer version.
+// All little-endian. Every version from 1 on is read; what a file's version did not have yet is
+// absent from its FlatBuffer. A newer version is refused before anything behind it is looked at;
+// the header's own checksum is checked first, so that a flipped bit is told from a newer version.
 
 #include <cstddef>
 #include <span>
@@ -27,7 +28,8 @@ namespace spore {
 
 // Raised with every change that an older reader would misread; golden files of each in
 // tests/golden.
-inline constexpr uint32_t kSnapshotVersion = 1;
+inline constexpr uint32_t kSnapshotVersion = 2;
+inline constexpr uint32_t kSnapshotVersionMin = 1;
 
 // Wraps `payload` and writes it to a new file at `path`, synced. Errors: the host's.
 Status write_state_file(const std::string& path, std::span<const std::byte> payload);

@@ -145,9 +145,14 @@ void ControlServer::serve(Client& client, size_t bytes) {
         case fb::Request::Resume:
             target_.control_resume(answer);
             break;
-        case fb::Request::Snapshot:
-            target_.control_snapshot(message->request_as_Snapshot()->directory()->str(), answer);
+        case fb::Request::Snapshot: {
+            auto* request = message->request_as_Snapshot();
+            std::optional<VsockPorts> carry;
+            if (request->carry_host_port() != 0)
+                carry = {request->carry_host_port(), request->carry_guest_port()};
+            target_.control_snapshot(request->directory()->str(), carry, answer);
             break;
+        }
         case fb::Request::Quit:
             target_.control_quit();
             reply(client, {});

@@ -4,9 +4,11 @@
 // and verified here before anything is read from them.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "devices/virtio/vsock_packet.h"
 #include "hypervisor/io/event_loop.h"
 
 namespace spore {
@@ -27,7 +29,8 @@ class ControlTarget {
     virtual Status control_status() = 0;
     virtual void control_pause(Done done) = 0;
     virtual void control_resume(Done done) = 0;
-    virtual void control_snapshot(const std::string& directory, Done done) = 0;
+    virtual void control_snapshot(const std::string& directory, std::optional<VsockPorts> carry,
+                                  Done done) = 0;
     virtual void control_quit() = 0;
 };
 

@@ -149,7 +149,8 @@ void Machine::control_resume(Done done) {
                                          : "the VM is being paused for another request"));
 }
 
-void Machine::control_snapshot(const std::string& directory, Done done) {
+void Machine::control_snapshot(const std::string& directory, std::optional<VsockPorts> carry,
+                               Done done) {
     if (is_jailed()) {
         done(fail(Code::unavailable, "snapshot: a jailed VM cannot open '" + directory + "'"));
         return;
@@ -159,13 +160,13 @@ void Machine::control_snapshot(const std::string& directory, Done done) {
         return;
     }
     bool was_running = state_ == RunState::running;
-    control_pause(
-        [this, directory, was_running, done = std::move(done)](spore::Status paused) mutable {
-            spore::Status written = paused ? write_snapshot(directory) : std::move(paused);
-            if (was_running && state_ == RunState::paused)
-                run();
-            done(std::move(written));
-        });
+    control_pause([this, directory, carry, was_running,
+                   done = std::move(done)](spore::Status paused) mutable {
+        spore::Status written = paused ? write_snapshot(directory, carry) : std::move(paused);
+        if (was_running && state_ == RunState::paused)
+            run();
+        done(std::move(written));
+    });
 }
 
 void Machine::control_quit() {

@@ -68,7 +68,8 @@ class Machine final : public ControlTarget,
     ControlTarget::Status control_status() override;
     void control_pause(Done done) override;
     void control_resume(Done done) override;
-    void control_snapshot(const std::string& directory, Done done) override;
+    void control_snapshot(const std::string& directory, std::optional<VsockPorts> carry,
+                          Done done) override;
     void control_quit() override;
 
   private:
@@ -109,11 +110,11 @@ class Machine final : public ControlTarget,
     spore::Status rebuild_disk(const DiskState& state, LoadedSnapshot::Disk* layers,
                                CloneFiles& files);
     spore::Status rebuild_network(const NetworkState& network, CloneFiles& files);
-    spore::Status rebuild_vsock(const VsockDeviceState& state);
+    spore::Status rebuild_vsock(const VsockState& state);
 
     // machine_snapshot.cc
-    spore::Status write_snapshot(const std::string& directory);
-    Result<MachineState> save_state();
+    spore::Status write_snapshot(const std::string& directory, std::optional<VsockPorts> carry);
+    Result<MachineState> save_state(std::optional<VsockPorts> carry);
     spore::Status save_disks(const std::string& directory);
 
     // machine.cc
@@ -160,7 +161,7 @@ class Machine final : public ControlTarget,
     std::atomic<uint32_t> vcpus_running_ = 0;  // while parking: those not out yet
     uint32_t devices_running_ = 0;             // while quiescing
     MadeFiles made_files_;                     // see keep_files()
-    bool announce_reset_ = false;              // restored: the guest's vsock connections are gone
+    bool announce_reset_ = false;              // restored: all vsock connections are gone
     uint64_t built_monotonic_ns_ = 0;
 };
 

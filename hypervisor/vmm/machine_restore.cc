@@ -81,7 +81,7 @@ spore::Status Machine::rebuild_devices(const MachineState& state,
             TRY(rebuild_disk(*disk, disk->layered ? &layers[next_layers++] : nullptr, files));
         } else if (auto* network = std::get_if<NetworkState>(&device.kind)) {
             TRY(rebuild_network(*network, files));
-        } else if (auto* vsock = std::get_if<VsockDeviceState>(&device.kind)) {
+        } else if (auto* vsock = std::get_if<VsockState>(&device.kind)) {
             TRY(rebuild_vsock(*vsock));
         } else {
             TRY(plug(std::make_unique<VirtioRng>(memory_, loop_)));
@@ -154,15 +154,12 @@ spore::Status Machine::rebuild_network(const NetworkState& network, CloneFiles& 
     return add_network(config);
 }
 
-spore::Status Machine::rebuild_vsock(const VsockDeviceState& state) {
+spore::Status Machine::rebuild_vsock(const VsockState& state) {
     if (config_.vsock_path.empty())
         return fail(Code::invalid_argument, "vsock: the snapshot has one, --vsock PATH is needed");
-    TRY(add_vsock(state.guest_cid));
-    VsockState saved;
-    saved.guest_cid = ContextId(state.guest_cid);
-    saved.next_host_port = state.next_host_port;
-    TRY(vsock_->restore(saved));
-    announce_reset_ = true;
+    TRY(add_vsock(static_cast<uint64_t>(state.guest_cid)));
+    TRY(vsock_->restore(state));
+    announce_reset_ = !state.carried;
     return {};
 }
 

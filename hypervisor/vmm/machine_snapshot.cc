@@ -97,7 +97,8 @@ Status sync_directory(const std::string& path) {
 }  // namespace
 
 // On any error what was written is removed again: half a snapshot is none.
-spore::Status Machine::write_snapshot(const std::string& directory) {
+spore::Status Machine::write_snapshot(const std::string& directory,
+                                      std::optional<VsockPorts> carry) {
     std::error_code error;
     for (const char* name : {kStateFile, kMemoryFile}) {
         if (std::filesystem::exists(directory + "/" + name, error))
@@ -105,7 +106,7 @@ spore::Status Machine::write_snapshot(const std::string& directory) {
                         "snapshot directory '" + directory + "': holds a snapshot already");
     }
     auto write = [&]() -> spore::Status {
-        auto state = TRY(save_state());
+        auto state = TRY(save_state(carry));
         TRY(save_disks(directory));
         state.memory.image = TRY(write_memory_image(memory_, directory + "/" + kMemoryFile));
         TRY(write_state_file(directory + "/" + kStateFile, encode_state(state)));
@@ -123,7 +124,7 @@ spore::Status Machine::write_snapshot(const std::string& directory) {
     return written;
 }
 
-Result<MachineState> Machine::save_state() {
+Result<MachineState> Machine::save_state(std::optional<VsockPorts> carry) {
     MachineState state;
     state.created_unix_ns =
         static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -149,14 +150,14 @@ Result<MachineState> Machine::save_state() {
         } else if (network < networks_.size() && here == networks_[network]) {
             device.kind = NetworkState{networks_[network++]->mac()};
         } else if (here == vsock_) {
-            VsockState vsock = vsock_->save();
-            device.kind =
-                VsockDeviceState{static_cast<uint64_t>(vsock.guest_cid), vsock.next_host_port};
+            device.kind = TRY(vsock_->save(carry));
         } else {
             device.kind = RngState{};
         }
         state.devices.push_back(std::move(device));
     }
+    if (carry && vsock_ == nullptr)
+        return fail(Code::not_found, "vsock: this machine has none to carry a connection of");
     state.serial = serial_.save();
     return state;
 }

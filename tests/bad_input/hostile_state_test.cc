@@ -1,8 +1,10 @@
 // A snapshot's state with every checksum right and everything else wrong: each value that a file
 // can carry, changed at random behind the format's back. Either a clean error or a VM that runs.
 
+#include <algorithm>
 #include <cstring>
 
+#include "devices/virtio/vsock.h"
 #include "hypervisor/snapshot/state.h"
 #include "hypervisor/snapshot/state_file.h"
 #include "tests/bad_input/support/seed.h"
@@ -215,7 +217,7 @@ class Mutator {
                     device.kind = NetworkState{};
                     break;
                 case 2:
-                    device.kind = VsockDeviceState{number(), 1024};
+                    device.kind = VsockState{ContextId{number()}, 1024, {}, {}};
                     break;
                 default:
                     device.kind = RngState{};
@@ -246,12 +248,36 @@ class Mutator {
             }
             return "disk";
         }
-        if (auto* vsock = std::get_if<VsockDeviceState>(&device.kind)) {
-            set(vsock->guest_cid);
-            set(vsock->next_host_port);
+        if (auto* vsock = std::get_if<VsockState>(&device.kind)) {
+            change_vsock(*vsock);
             return "vsock";
         }
         return "nothing";
+    }
+
+    void change_vsock(VsockState& vsock) {
+        if (chance(2)) {
+            set(vsock.guest_cid);
+            set(vsock.next_host_port);
+            return;
+        }
+        if (chance(2)) {
+            VsockCarriedState& carried = vsock.carried.emplace();
+            carried.ports = {VsockDevice::kHostPortFirst + 7, 1024};
+            carried.credit.announced = true;
+            uint32_t* numbers[] = {
+                &carried.ports.host,       &carried.ports.guest,
+                &carried.credit.sent,      &carried.credit.guest_forwarded,
+                &carried.credit.published, &carried.credit.guest_buffer_bytes,
+                &carried.credit.received,
+            };
+            if (chance(2))
+                set(*numbers[below(std::size(numbers))]);
+        }
+        for (uint64_t count = below(chance(4) ? 2000 : 4); count > 0; count--)
+            vsock.ended.push_back({static_cast<uint32_t>(number()), static_cast<uint32_t>(count)});
+        if (chance(2))
+            std::ranges::sort(vsock.ended, {}, &VsockPorts::key);
     }
 
     std::string change_machine(MachineState& state) {

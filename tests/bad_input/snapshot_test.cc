@@ -112,7 +112,7 @@ TEST_F(BadSnapshot, OfANewerFormat) {
     std::memcpy(state.data() + 32, &hash, sizeof(hash));
     expect_refused(state, kData,
                    {"format version " + std::to_string(version),
-                    "reads version " + std::to_string(kSnapshotVersion)});
+                    "reads versions 1 to " + std::to_string(kSnapshotVersion)});
 }
 
 TEST_F(BadSnapshot, OfAnotherKindOfFile) {

@@ -6,6 +6,8 @@
 // byte for the action, the bytes after it for its parameters. Packets start out well-formed, with
 // ports from a small set, so that connections come about; then a few of their bytes are changed.
 //
+// The machine also goes on in another process now and then, with a connection carried or none.
+//
 // Checked besides memory safety and the code's own assertions: memory for slow host programs stays
 // within the credit given, and a reset leaves nothing in flight and nobody connected.
 #include <sys/socket.h>
@@ -91,10 +93,27 @@ struct World {
 class Session {
   public:
     Session(World& world, Input& input) : world_(world), input_(input) {
-        device_ = std::move(*VsockDevice::create(world.config, world.memory, *world.loop));
-        device_->attach(&line_);
         std::ranges::fill(*world.memory.range(GuestAddress(0), kBuffers), std::byte{0});
         event_index_ = (input.byte() & 1) != 0;
+        begin();
+        start();
+    }
+    ~Session() { end(); }
+
+    void run() {
+        for (unsigned actions = 0; actions < 200 && !input_.empty(); actions++) {
+            act();
+            require(device_->buffered_bytes() <=
+                    device_->connection_count() * limits::kVsockBufferBytes);
+        }
+    }
+
+  private:
+    void begin() {
+        device_ = std::move(*VsockDevice::create(world_.config, world_.memory, *world_.loop));
+        device_->attach(&line_);
+    }
+    void start() {
         require(device_
                     ->set_features(uint64_t{1} << VIRTIO_F_VERSION_1 | uint64_t{event_index_}
                                                                            << kFeatureEventIndex)
@@ -110,7 +129,7 @@ class Session {
         }
         device_->activate();
     }
-    ~Session() {
+    void end() {
         bool done = false;
         device_->reset([&] { done = true; });
         while (!done)
@@ -120,15 +139,6 @@ class Session {
         require(world_.loop->in_flight() == 0);
     }
 
-    void run() {
-        for (unsigned actions = 0; actions < 200 && !input_.empty(); actions++) {
-            act();
-            require(device_->buffered_bytes() <=
-                    device_->connection_count() * limits::kVsockBufferBytes);
-        }
-    }
-
-  private:
     void turn() {
         world_.loop->post([] {});  // so that it does not wait
         int turns = 0;
@@ -277,15 +287,16 @@ class Session {
     }
 
     void dial() {
-        static constexpr std::string_view kLines[] = {"CONNECT 1\n", "CONNECT 2\nhello",
-                                                      "CONNECT 3\r\n", "CONNECT"};
+        static constexpr std::string_view kLines[] = {"CONNECT 1\n",   "CONNECT 2\nhello",
+                                                      "CONNECT 3\r\n", "CONNECT",
+                                                      "ATTACH 1\n",    "ATTACH 2\nhello"};
         UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
         sockaddr_un address = world_.path_address("");
         if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
             return;
         uint8_t choice = input_.byte();
         if (choice < 200) {
-            std::string_view line = kLines[choice % 4];
+            std::string_view line = kLines[choice % 6];
             (void)::send(fd.get(), line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
         } else {
             char line[40] = "CONNECT ";
@@ -351,26 +362,65 @@ class Session {
         while (!done)
             turn();
         require(world_.loop->in_flight() == 0);
-        VsockState state = device_->save();
-        require(device_->restore(state).has_value());
         device_->resume();
     }
-    // A state file that somebody made.
+    // The machine goes on in another process, from its state as it was saved or as somebody changed
+    // it.
     void restore() {
-        VsockState state;
-        state.guest_cid = ContextId{3};
-        state.next_host_port =
-            (input_.byte() & 1) != 0 ? input_.word() : VsockDevice::kHostPortFirst + 5;
-        for (unsigned count = input_.byte() % 4; count > 0; count--) {
-            VsockConnectionState connection;
-            connection.ports = {input_.byte(), input_.byte()};
-            connection.credit.received = input_.word();
-            connection.credit.forwarded = input_.word();
-            connection.buffered_bytes = input_.byte();
-            connection.guest_shut = input_.byte();
-            state.connections.push_back(connection);
+        bool done = false;
+        device_->quiesce([&] { done = true; });
+        while (!done)
+            turn();
+        uint8_t choice = input_.byte();
+        auto saved = device_->save(std::nullopt);
+        if ((choice & 1) != 0) {
+            if (auto carrying = device_->save(
+                    VsockPorts{VsockDevice::kHostPortFirst + (choice >> 4), (choice >> 1) & 7u}))
+                saved = std::move(carrying);
         }
-        (void)device_->restore(state);
+        require(saved.has_value());
+        bool changed = input_.byte() % 4 == 0;
+        if (changed)
+            change(*saved);
+        std::vector<QueueState> queues;
+        for (Queue& queue : device_->queues())
+            queues.push_back(queue.state());
+        uint64_t features = device_->features();
+        end();
+        begin();
+        Status restored = device_->restore(*saved);
+        require(restored.has_value() || (changed && restored.error().code == Code::corrupt));
+        if (restored) {
+            auto again = device_->save();
+            require(again.has_value() && *again == *saved);
+        }
+        if (!device_->VirtioDevice::restore(features, queues)) {
+            start();  // rings that no driver has: it starts anew
+            return;
+        }
+        if (!saved->carried)
+            device_->announce_reset();
+        if ((choice & 8) != 0)
+            dial();  // before it runs
+        device_->resume();
+    }
+    void change(VsockState& state) {
+        if (!state.carried)
+            state.carried.emplace();
+        uint32_t* numbers[] = {&state.next_host_port,
+                               &state.carried->ports.host,
+                               &state.carried->ports.guest,
+                               &state.carried->credit.guest_buffer_bytes,
+                               &state.carried->credit.guest_forwarded,
+                               &state.carried->credit.sent,
+                               &state.carried->credit.received,
+                               &state.carried->credit.forwarded,
+                               &state.carried->credit.published};
+        state.carried->credit.announced = input_.byte() % 8 != 0;
+        for (unsigned count = input_.byte() % 4; count > 0; count--)
+            *numbers[input_.byte() % std::size(numbers)] = input_.word();
+        for (unsigned count = input_.byte() % 4; count > 0; count--)
+            state.ended.push_back({input_.byte(), input_.byte()});
     }
 
     World& world_;

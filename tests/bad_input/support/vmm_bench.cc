@@ -174,7 +174,7 @@ std::string TinySnapshot::make() {
             return status.error().message;
         ::usleep(20'000);
     }
-    for (auto done : {client->snapshot(directory_, soon()), client->quit(soon())}) {
+    for (auto done : {client->snapshot(directory_, {}, soon()), client->quit(soon())}) {
         if (!done)
             return done.error().message;
     }

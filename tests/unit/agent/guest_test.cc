@@ -185,6 +185,58 @@ TEST_F(GuestTest, GivesTheIdentitysEnvironmentToCommands) {
     EXPECT_EQ(run(*client, without)->out, "unset\n");
 }
 
+// What a clone's agent is: greeted and sealed by one host program, then the connection's host end
+// is another that knows nothing but the stream IDs used.
+TEST_F(GuestTest, ServesAnIdentityAsTheFirstFrameOfAConnectionThatWasCarried) {
+    start();
+    UniqueFd socket = agent->connect_socket();
+    UniqueFd kept(::dup(socket.get()));
+    AgentCarried carried;
+    {
+        auto builder = AgentClient::over(std::move(socket), soon());
+        ASSERT_TRUE(builder);
+        EXPECT_EQ(run(*builder, shell("echo prepared"))->out, "prepared\n");
+        ASSERT_TRUE(builder->prepare_snapshot(soon()));
+        carried = builder->carry();
+    }
+    EXPECT_EQ(carried.protocol, kAgentProtocolMax);
+    EXPECT_EQ(carried.last_stream, 3u);
+    // In place of spore-vmm, which takes the line.
+    int ends[2] = {};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    UniqueFd vmm(ends[1]);
+    auto clone = AgentClient::attach(UniqueFd(ends[0]), 1024, carried);
+    ASSERT_TRUE(clone);
+    EXPECT_TRUE(clone->info().sealed);
+    ASSERT_TRUE(clone->send_identity(identity()));
+    char bytes[4096];
+    const ssize_t count = ::recv(vmm.get(), bytes, sizeof(bytes), 0);
+    const std::string_view line = "ATTACH 1024\n";
+    ASSERT_GT(count, static_cast<ssize_t>(line.size()));
+    EXPECT_EQ(std::string_view(bytes, line.size()), line) << "and the first message behind it";
+    const auto rest = static_cast<size_t>(count) - line.size();
+    ASSERT_EQ(::send(kept.get(), bytes + line.size(), rest, 0), static_cast<ssize_t>(rest));
+    const ssize_t answer = ::recv(kept.get(), bytes, sizeof(bytes), 0);
+    ASSERT_GT(answer, 0);
+    ASSERT_EQ(::send(vmm.get(), bytes, static_cast<size_t>(answer), 0), answer);
+    ASSERT_TRUE(clone->confirm_identity(soon()));
+    EXPECT_FALSE(clone->info().sealed);
+    EXPECT_EQ(exec_code(), kRuns) << "and for every other connection";
+}
+
+TEST_F(GuestTest, RefusesAllButIdentityWhileSealed) {
+    start();
+    ASSERT_TRUE(client->prepare_snapshot(soon()));
+    EXPECT_EQ(exec_code(), Code::unavailable);
+    const Status grown = client->grow_root(soon());
+    ASSERT_FALSE(grown);
+    EXPECT_EQ(grown.error().code, Code::unavailable);
+    EXPECT_THAT(log(), ElementsAre("freeze", "sync"));
+    EXPECT_TRUE(client->ping(soon())) << "which changes nothing";
+    ASSERT_TRUE(client->identify(identity(), soon()));
+    EXPECT_TRUE(client->grow_root(soon()));
+}
+
 TEST_F(GuestTest, EndsAfterItHasConfirmedPowerOff) {
     start();
     ASSERT_TRUE(client->power_off(soon()));

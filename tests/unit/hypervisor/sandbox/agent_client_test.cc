@@ -191,9 +191,32 @@ TEST(AgentClient, AsksSporeVmmForThePort) {
             greet(fd);
         });
         const auto client = AgentClient::connect(vsock.path(), 1024, in(60s));
-        EXPECT_TRUE(client) << client.error().message;
+        ASSERT_TRUE(client) << client.error().message;
+        EXPECT_EQ(client->host_port(), 1073741824u) << "what a snapshot is asked to carry";
     }
     EXPECT_EQ(asked, "CONNECT 1024\n");
+}
+
+TEST(AgentClient, AttachesWithTheFirstMessageAndSaysSoWhenItIsRefused) {
+    std::string asked;
+    AgentCarried carried{1, "0.1.0", 7};
+    {
+        FakeVsock vsock([&](int, const std::string& line) { asked = line; });
+        auto client = AgentClient::attach(vsock.path(), 1024, carried);
+        ASSERT_TRUE(client) << client.error().message;
+        EXPECT_EQ(client->info().version, "0.1.0");
+        EXPECT_TRUE(client->info().sealed);
+        EXPECT_FALSE(client->broken());
+        const Status refused = client->ping(in(60s));
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, Code::unavailable);
+        EXPECT_TRUE(client->broken());
+    }
+    EXPECT_EQ(asked, "ATTACH 1024\n");
+    carried.protocol = 99;
+    const auto newer = AgentClient::attach(UniqueFd(), 1024, carried);
+    ASSERT_FALSE(newer);
+    EXPECT_EQ(newer.error().code, Code::version_mismatch);
 }
 
 TEST(AgentClient, SaysThatNobodyListens) {

@@ -44,9 +44,11 @@ TEST(GoldenSnapshot, OfVersion1IsUnderstood) {
     ASSERT_EQ(disk->layers.size(), 1u);
     EXPECT_TRUE(disk->layers[0].path.ends_with("/base.img"));
     EXPECT_EQ(disk->layers[0].map, "");
-    auto* vsock = std::get_if<VsockDeviceState>(&state.devices[1].kind);
+    auto* vsock = std::get_if<VsockState>(&state.devices[1].kind);
     ASSERT_NE(vsock, nullptr);
-    EXPECT_EQ(vsock->guest_cid, 3u);
+    EXPECT_EQ(vsock->guest_cid, ContextId{3});
+    EXPECT_FALSE(vsock->carried) << "version 1 has none";
+    EXPECT_TRUE(vsock->ended.empty());
     EXPECT_TRUE(std::holds_alternative<RngState>(state.devices[2].kind));
     for (size_t index = 0; index < state.devices.size(); index++) {
         EXPECT_EQ(state.devices[index].slot, index + 1);
