@@ -55,6 +55,9 @@ inline constexpr uint64_t kLayeredDiskBytesMax = 16 * 1024 * kGiB;
 // Entries of the ring: every queue of every device may be full without the submission queue being
 // so more than a few times a second; completions get twice as many and overflow into the kernel.
 inline constexpr uint32_t kRingEntries = 512;
+// Clones that a pool keeps waiting: each is a process, and some MiB when it is parked.
+inline constexpr uint32_t kPoolSizeMax = 4096;
+
 // Files registered with the ring: disks, taps, doorbells, and one for every vsock connection.
 inline constexpr uint32_t kRingFiles = 2048;
 

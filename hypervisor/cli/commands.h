@@ -23,6 +23,7 @@ void add_run(CLI::App& app, Context& context);
 void add_image(CLI::App& app, Context& context);
 void add_template(CLI::App& app, Context& context);
 void add_sandbox(CLI::App& app, Context& context);  // create, list, destroy
+void add_pool(CLI::App& app, Context& context);
 void add_exec(CLI::App& app, Context& context);
 
 // "K=V" words into a map. Errors: invalid_argument, naming `what` and the word.

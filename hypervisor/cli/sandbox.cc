@@ -12,15 +12,19 @@ nlohmann::json to_json(const SandboxInfo& info) {
     const SandboxRecord& record = info.record;
     nlohmann::json document = {{"id", record.id},
                                {"template", record.template_name},
-                               {"state", info.alive ? state_name(record.state) : "dead"},
+                               {"state", info.alive ? "running" : "dead"},
                                {"created_unix_ms", record.created_unix_ms},
-                               {"pid", record.pid},
+                               {"pid", record.process.pid},
                                {"owner", record.owner},
                                {"labels", record.labels}};
-    if (info.boundaries.b3_us != 0)
+    if (info.boundaries.b3_us != 0) {
         document["boundaries_us"] = {{"b1", info.boundaries.b1_us},
                                      {"b2", info.boundaries.b2_us},
                                      {"b3", info.boundaries.b3_us}};
+        document["source"] = source_name(info.source);
+        for (const StageTime& stage : info.stages)
+            document["stages_us"].push_back({stage.name, stage.end_us});
+    }
     return document;
 }
 
@@ -57,9 +61,8 @@ Status list_all(Context& context) {
         std::string labels;
         for (const auto& [key, value] : info.record.labels)
             labels += (labels.empty() ? "" : ",") + key + "=" + value;
-        table.add({info.record.id, info.record.template_name,
-                   std::string(info.alive ? state_name(info.record.state) : "dead"),
-                   human_age(info.record.created_unix_ms), std::to_string(info.record.pid),
+        table.add({info.record.id, info.record.template_name, info.alive ? "running" : "dead",
+                   human_age(info.record.created_unix_ms), std::to_string(info.record.process.pid),
                    labels});
     }
     table.print();
@@ -96,6 +99,10 @@ void add_sandbox(CLI::App& app, Context& context) {
                         "NAME=VALUE for every command in it; repeatable");
     command->add_option("--label", options->labels, "NAME=VALUE to find it by; repeatable");
     command->add_option("--owner", options->spec.owner, "whose it is");
+    command->add_flag("--cold", options->spec.cold,
+                      "start from nothing, though clones may wait (spore pool)");
+    command->add_flag("--stages", options->spec.stage_times,
+                      "with --json: where the time went, the end of each stage in µs");
     command->add_option("--timeout", options->limit, "give up after this long (60s)");
     on_chosen(command, context, [&context, options] { return create(context, *options); });
 

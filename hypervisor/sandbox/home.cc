@@ -46,7 +46,7 @@ Status make_all(const stdfs::path& path) {
 Result<Home> Home::open() {
     Home home(TRY(root_from_environment()));
     for (const stdfs::path& path :
-         {home.root(), home.images(), home.templates(), home.sandboxes(), home.run()})
+         {home.root(), home.images(), home.templates(), home.sandboxes(), home.pools()})
         TRY(make_all(path));
     return home;
 }

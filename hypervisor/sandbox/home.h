@@ -5,9 +5,8 @@
 //
 //   images/NAME/      what guests are made of (agent/image)
 //   templates/NAME/   template.json and a snapshot
-//   sandboxes/ID/     a sandbox's disk layer and logs
-//   run/ID/           its sockets: gone with a reboot
-//   store.db          which sandboxes there are
+//   sandboxes/ID/     a sandbox's sockets, disk layer and logs
+//   pools/TEMPLATE/   clones made ahead of demand (pool.h)
 
 #include <filesystem>
 #include <string>
@@ -26,8 +25,7 @@ class Home {
     std::filesystem::path images() const { return root_ / "images"; }
     std::filesystem::path templates() const { return root_ / "templates"; }
     std::filesystem::path sandboxes() const { return root_ / "sandboxes"; }
-    std::filesystem::path run() const { return root_ / "run"; }
-    std::filesystem::path store() const { return root_ / "store.db"; }
+    std::filesystem::path pools() const { return root_ / "pools"; }
 
     // The programs beside the running one: <dir>/spore-vmm in the build tree or libexec.
     static Result<std::filesystem::path> program(std::string_view name);

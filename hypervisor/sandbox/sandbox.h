@@ -6,7 +6,8 @@
 #include <map>
 
 #include "hypervisor/sandbox/home.h"
-#include "hypervisor/sandbox/store.h"
+#include "hypervisor/sandbox/pool.h"
+#include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/template.h"
 
 namespace spore {
@@ -17,6 +18,8 @@ struct SandboxSpec {
     std::map<std::string, std::string> environment;
     std::map<std::string, std::string> labels;
     std::string owner;
+    bool cold = false;                        // take none of the template's pool
+    bool stage_times = false;                 // note where the time goes
     std::chrono::milliseconds limit{60'000};  // for all of it
 };
 
@@ -27,10 +30,19 @@ struct Boundaries {
     uint64_t b3_us = 0;  // the agent has confirmed
 };
 
+// Where the time of a create_sandbox() went: the end of each stage since the request. Those of the
+// VMM begin with "vmm."; one that waited in a pool had some of its stages before the request.
+struct StageTime {
+    std::string name;
+    int64_t end_us = 0;
+};
+
 struct SandboxInfo {
     SandboxRecord record;
-    bool alive = false;     // its spore-vmm runs
-    Boundaries boundaries;  // of a sandbox just created
+    bool alive = false;                      // its spore-vmm runs
+    Boundaries boundaries;                   // of a sandbox just created
+    CloneSource source = CloneSource::cold;  // the same
+    std::vector<StageTime> stages;           // the same, if asked for, in time's order
 };
 
 // Clones the template and gives the clone its identity; nothing of the user's has run before the

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "hypervisor/sandbox/guest.h"
-#include "hypervisor/sandbox/store.h"
+#include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/vmm_process.h"
 #include "hypervisor/snapshot/verify.h"
@@ -30,7 +30,7 @@ class Draft {
         std::string unique = ".making-" + name + "-" + std::to_string(::getpid());
         Draft draft;
         draft.directory_ = home.templates() / unique;
-        draft.run_ = home.run() / unique;
+        draft.run_ = draft.directory_ / "run";
         TRY(make_directory(draft.directory_));
         TRY(make_directory(draft.run_));
         return draft;
@@ -53,6 +53,7 @@ class Draft {
 
     // The finished directory takes its name; only one of two at once can win.
     Status publish(const Home& home, const std::string& name) {
+        TRY(remove_tree(run_));
         stdfs::path target = home.templates() / name;
         if (::rename(directory_.c_str(), target.c_str()) != 0)
             return fail_errno("template '" + name + "'", errno == ENOTEMPTY ? EEXIST : errno);
@@ -278,6 +279,7 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
     }
     info.name = name;
     info.directory = directory;
+    info.rootfs = TRY(load_image(home, info.image)).rootfs;
     info.memory_image_bytes = allocated_bytes(directory / "memory.img");
     info.disk_layer_bytes = allocated_bytes(directory / "disk-0.img");
     return info;
@@ -298,18 +300,30 @@ Result<std::vector<TemplateInfo>> list_templates(const Home& home) {
     return templates;
 }
 
+namespace {
+
+// Whether no sandbox is a clone of it. Those in the making have no record yet: their VMM has opened
+// the files by then, or will say that they are not there.
+Status check_unused(const Home& home, const std::string& name) {
+    std::error_code error;
+    for (const auto& entry : stdfs::directory_iterator(home.sandboxes(), error)) {
+        auto record = TRY(load_record(entry.path()));
+        if (record && record->template_name == name)
+            return fail(Code::unavailable, "template '" + name + "': sandbox '" + record->id +
+                                               "' is a clone of it; destroy that first");
+    }
+    return {};
+}
+
+}  // namespace
+
 Status remove_template(const Home& home, const std::string& name) {
     TRY(check_name("template", name));
     stdfs::path directory = home.templates() / name;
     if (!stdfs::exists(directory / "template.json"))
         return fail(Code::not_found,
                     "template '" + name + "': there is none in " + home.templates().string());
-    auto store = TRY(Store::open(home.store()));
-    for (const SandboxRecord& record : TRY(store.list())) {
-        if (record.template_name == name)
-            return fail(Code::unavailable, "template '" + name + "': sandbox '" + record.id +
-                                               "' is a clone of it; destroy that first");
-    }
+    TRY(check_unused(home, name));
     // Out of sight in one step: nobody can start from half of it.
     stdfs::path doomed =
         home.templates() / (".removing-" + name + "-" + std::to_string(::getpid()));

@@ -40,6 +40,7 @@ struct TemplateInfo {
     std::filesystem::path directory;
     // The connection to the agent that its clones have; none in templates of Spore 0.1.
     std::optional<AgentCarried> agent;
+    std::filesystem::path rootfs;  // what the disk's layers begin with
 };
 
 // Says what is going on, for people: "booting stock kernel", a line of a prepare command's output.

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <functional>
 
+#include "hypervisor/base/deadline.h"
 #include "hypervisor/base/limits.h"
 #include "schema/control_generated.h"
 
@@ -59,15 +60,30 @@ Result<VmmClient> VmmClient::connect(const std::filesystem::path& directory) {
     return VmmClient(TRY(connect_unix(directory, "control", SOCK_SEQPACKET)));
 }
 
-Result<std::vector<std::byte>> VmmClient::exchange(const void* packet, size_t size,
-                                                   Deadline deadline) {
+Result<int> VmmClient::peer() const {
+    ucred credentials = {};
+    socklen_t size = sizeof(credentials);
+    if (::getsockopt(socket_.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
+        return fail_errno("SO_PEERCRED");
+    return credentials.pid;
+}
+
+Status VmmClient::send_packet(const void* packet, size_t size) {
     if (::send(socket_.get(), packet, size, MSG_NOSIGNAL) < 0)
         return fail(Code::unavailable, std::string("spore-vmm: ") + std::strerror(errno));
+    return {};
+}
+
+Result<std::vector<std::byte>> VmmClient::exchange(const void* packet, size_t size,
+                                                   Deadline deadline) {
+    TRY(send_packet(packet, size));
+    return receive_packet(deadline);
+}
+
+Result<std::vector<std::byte>> VmmClient::receive_packet(Deadline deadline) {
     for (;;) {
-        auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-            deadline - std::chrono::steady_clock::now());
         pollfd waiting = {socket_.get(), POLLIN, 0};
-        int ready = ::poll(&waiting, 1, left.count() < 0 ? 0 : static_cast<int>(left.count()) + 1);
+        int ready = ::poll(&waiting, 1, milliseconds_until(deadline));
         if (ready < 0 && errno == EINTR)
             continue;
         if (ready < 0)
@@ -88,7 +104,12 @@ Result<std::vector<std::byte>> VmmClient::exchange(const void* packet, size_t si
 }
 
 Status VmmClient::expect_done(const void* packet, size_t size, Deadline deadline) {
-    auto reply = TRY(exchange(packet, size, deadline));
+    TRY(send_packet(packet, size));
+    return receive_done(deadline);
+}
+
+Status VmmClient::receive_done(Deadline deadline) {
+    auto reply = TRY(receive_packet(deadline));
     auto* message = flatbuffers::GetRoot<fb::ReplyMessage>(reply.data());
     if (auto* failure = message->reply_as_Failure())
         return std::unexpected(failure_of(failure));
@@ -133,9 +154,18 @@ Status VmmClient::pause(Deadline deadline) {
 }
 
 Status VmmClient::resume(Deadline deadline) {
+    TRY(begin_resume());
+    return finish_resume(deadline);
+}
+
+Status VmmClient::begin_resume() {
     auto packet = request(fb::Request::Resume,
                           [](auto& builder) { return fb::CreateResume(builder).Union(); });
-    return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
+    return send_packet(packet.GetBufferPointer(), packet.GetSize());
+}
+
+Status VmmClient::finish_resume(Deadline deadline) {
+    return receive_done(deadline);
 }
 
 Status VmmClient::snapshot(const std::filesystem::path& directory, const VsockCarry& carry,

@@ -43,9 +43,14 @@ class VmmClient {
     // To the socket "control" in a sandbox's run directory.
     static Result<VmmClient> connect(const std::filesystem::path& directory);
 
+    // The PID of the process that listens, as this one sees it.
+    Result<int> peer() const;
     Result<VmmStatus> status(Deadline deadline);
     Status pause(Deadline deadline);
     Status resume(Deadline deadline);
+    // The two halves of it: nothing else may be asked between them.
+    Status begin_resume();
+    Status finish_resume(Deadline deadline);
     // `carry`: the vsock connection that stands in every machine restored from it (none: host port
     // 0). Errors also: not_found (no such connection), unavailable (it is half closed or busy).
     Status snapshot(const std::filesystem::path& directory, const VsockCarry& carry,
@@ -54,6 +59,9 @@ class VmmClient {
 
   private:
     explicit VmmClient(UniqueFd socket) : socket_(std::move(socket)) {}
+    Status send_packet(const void* packet, size_t size);
+    Result<std::vector<std::byte>> receive_packet(Deadline deadline);
+    Status receive_done(Deadline deadline);
     Result<std::vector<std::byte>> exchange(const void* packet, size_t size, Deadline deadline);
     Status expect_done(const void* packet, size_t size, Deadline deadline);
     UniqueFd socket_;

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "hypervisor/base/deadline.h"
 #include "hypervisor/base/unique_fd.h"
 
 namespace spore {
@@ -18,24 +19,27 @@ namespace {
 
 // What the child does between fork and exec: system calls only.
 [[noreturn]] void become_vmm(const char* program, char* const* arguments, const char* directory,
-                             int log, int ready) {
+                             int log, int ready, int extra) {
     ::setsid();
+    // The ready pipe and `extra` go to fixed numbers above the standard ones, by way of higher
+    // ones: any of them may stand in another's place now. All else is closed.
+    constexpr int kAbove = 16;
     int null = ::open("/dev/null", O_RDWR);
-    // The ready pipe goes to a fixed number above the standard ones; all else is closed.
-    if (null < 0 || ::dup2(ready, 3) < 0 || ::dup2(null, 0) < 0 || ::dup2(log, 1) < 0 ||
-        ::dup2(log, 2) < 0 || ::syscall(SYS_close_range, 4, ~0u, 0) != 0 || ::chdir(directory) != 0)
+    int from[] = {null, log, log, ready, extra};
+    int last = extra < 0 ? 3 : 4;
+    for (int target = 0; target <= last; target++)
+        from[target] = ::fcntl(from[target], F_DUPFD, kAbove);
+    for (int target = 0; target <= last; target++) {
+        if (from[target] < 0 || ::dup2(from[target], target) < 0)
+            ::_exit(70);
+    }
+    if (::syscall(SYS_close_range, last + 1, ~0u, 0) != 0 || ::chdir(directory) != 0)
         ::_exit(70);
     sigset_t none;
     sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     ::execv(program, arguments);
     ::_exit(70);
-}
-
-int milliseconds_until(std::chrono::steady_clock::time_point deadline) {
-    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-        deadline - std::chrono::steady_clock::now());
-    return left.count() < 0 ? 0 : static_cast<int>(std::min<int64_t>(left.count() + 1, 1 << 30));
 }
 
 // The whole of what comes over `pipe` until its end or a newline.
@@ -49,11 +53,11 @@ Result<std::string> read_line(int pipe, std::chrono::steady_clock::time_point de
         if (ready < 0)
             return fail_errno("poll");
         if (ready == 0)
-            return fail(Code::timeout, "spore-vmm: did not say in time that its machine runs");
+            return fail(Code::timeout, "spore-vmm: did not say in time that it is ready");
         char buffer[512];
         ssize_t got = ::read(pipe, buffer, sizeof(buffer));
         if (got < 0)
-            return fail_errno("spore-vmm's ready pipe");
+            return fail_errno("the ready pipe");
         line.append(buffer, static_cast<size_t>(got));
         if (got == 0 || line.find('\n') != std::string::npos || line.size() > 8192)
             return line;
@@ -65,7 +69,7 @@ Status parse_ready(const std::string& line) {
     if (line == "ready\n")
         return {};
     if (!line.starts_with("error "))
-        return fail(Code::unavailable, "spore-vmm: ended before its machine ran; see its log");
+        return fail(Code::unavailable, "spore-vmm: ended before it was ready; see its log");
     size_t space = line.find(' ', 6);
     std::string word = line.substr(6, space - 6);
     std::string message = space == std::string::npos ? "" : line.substr(space + 1);
@@ -110,11 +114,11 @@ bool is_alive(const ProcessIdentity& process) {
     return now && now->start_ticks == process.start_ticks;
 }
 
-Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
-                                  const std::vector<std::string>& arguments,
-                                  const std::filesystem::path& directory,
-                                  const std::filesystem::path& log,
-                                  std::chrono::steady_clock::time_point deadline) {
+Result<ProcessIdentity> start_process(const std::filesystem::path& program,
+                                      const std::vector<std::string>& arguments,
+                                      const std::filesystem::path& directory,
+                                      const std::filesystem::path& log,
+                                      std::chrono::steady_clock::time_point deadline, int extra) {
     UniqueFd log_file(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (!log_file)
         return fail_errno(log.string());
@@ -124,10 +128,7 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
     UniqueFd reader(ends[0]);
     UniqueFd writer(ends[1]);
 
-    std::vector<std::string> words = {"spore-vmm"};
-    words.insert(words.end(), arguments.begin(), arguments.end());
-    words.push_back("--ready-fd");
-    words.push_back("3");
+    std::vector<std::string> words = arguments;
     std::vector<char*> argv;
     for (std::string& word : words)
         argv.push_back(word.data());
@@ -137,14 +138,14 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
     if (pid < 0)
         return fail_errno("fork");
     if (pid == 0)
-        become_vmm(program.c_str(), argv.data(), directory.c_str(), log_file.get(), writer.get());
+        become_vmm(program.c_str(), argv.data(), directory.c_str(), log_file.get(), writer.get(),
+                   extra);
     writer.reset();
     ProcessIdentity process{pid, 0};
     if (auto identity = identify_process(pid))
         process = *identity;
 
-    auto line = read_line(reader.get(), deadline);
-    Status ready = line ? parse_ready(*line) : Status(std::unexpected(line.error()));
+    auto ready = wait_until_ready(reader.get(), deadline);
     if (ready)
         return process;
     ::kill(pid, SIGKILL);
@@ -152,28 +153,66 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
     return std::unexpected(std::move(ready).error());
 }
 
+Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
+                                  const std::vector<std::string>& arguments,
+                                  const std::filesystem::path& directory,
+                                  const std::filesystem::path& log,
+                                  std::chrono::steady_clock::time_point deadline, int extra) {
+    std::vector<std::string> words = {"spore-vmm"};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    words.push_back("--ready-fd");
+    words.push_back("3");
+    return start_process(program, words, directory, log, deadline, extra);
+}
+
+Status wait_until_ready(int pipe, std::chrono::steady_clock::time_point deadline) {
+    return parse_ready(TRY(read_line(pipe, deadline)));
+}
+
 Status kill_process(const ProcessIdentity& process,
                     std::chrono::steady_clock::time_point deadline) {
+    return end_process(process, SIGKILL, deadline);
+}
+
+namespace {
+
+// Sends the signal; a handle of the process, or an empty one if it is gone.
+Result<UniqueFd> send_signal(const ProcessIdentity& process, int signal) {
     if (process.pid <= 0)
-        return {};
+        return UniqueFd();
     UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, process.pid, 0)));
     if (!handle) {
         if (errno == ESRCH)
-            return {};
+            return UniqueFd();
         return fail_errno("pidfd_open of " + std::to_string(process.pid));
     }
     // Only now is it sure that the PID cannot change its meaning under us.
     if (!is_alive(process)) {
         ::waitpid(process.pid, nullptr, WNOHANG);
-        return {};
+        return UniqueFd();
     }
-    if (::syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH)
-        return fail_errno("kill of spore-vmm " + std::to_string(process.pid));
+    if (::syscall(SYS_pidfd_send_signal, handle.get(), signal, nullptr, 0) != 0 && errno != ESRCH)
+        return fail_errno("signal to process " + std::to_string(process.pid));
+    return handle;
+}
+
+}  // namespace
+
+Status signal_process(const ProcessIdentity& process, int signal) {
+    TRY(send_signal(process, signal));
+    return {};
+}
+
+Status end_process(const ProcessIdentity& process, int signal,
+                   std::chrono::steady_clock::time_point deadline) {
+    auto handle = TRY(send_signal(process, signal));
+    if (!handle)
+        return {};
     pollfd waiting = {handle.get(), POLLIN, 0};
     while (::poll(&waiting, 1, milliseconds_until(deadline)) == 0) {
         if (std::chrono::steady_clock::now() >= deadline)
             return fail(Code::timeout,
-                        "spore-vmm " + std::to_string(process.pid) + ": did not end when killed");
+                        "process " + std::to_string(process.pid) + ": did not end when told to");
     }
     ::waitpid(process.pid, nullptr, WNOHANG);
     return {};

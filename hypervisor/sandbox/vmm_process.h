@@ -22,16 +22,33 @@ struct ProcessIdentity {
 Result<ProcessIdentity> identify_process(int pid);
 bool is_alive(const ProcessIdentity& process);
 
-// Starts spore-vmm with `arguments`, in a session of its own with `directory` as its working
-// directory, standard output and error appended to `log`, no other descriptor; waits until it says
-// that its machine runs. Errors: what the VMM says; timeout; unavailable if it dies without a word.
+// Starts `program` with `arguments` (its own name first), in a session of its own with `directory`
+// as its working directory, standard output and error appended to `log`, and no other descriptor
+// but a ready pipe, number 3, and `extra`, if there is one, as number 4; waits until it says that
+// it is ready. Errors: what it says; timeout; unavailable if it dies without a word.
+Result<ProcessIdentity> start_process(const std::filesystem::path& program,
+                                      const std::vector<std::string>& arguments,
+                                      const std::filesystem::path& directory,
+                                      const std::filesystem::path& log,
+                                      std::chrono::steady_clock::time_point deadline,
+                                      int extra = -1);
+// The same with a spore-vmm: ready is when its machine runs.
 Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
                                   const std::vector<std::string>& arguments,
                                   const std::filesystem::path& directory,
                                   const std::filesystem::path& log,
-                                  std::chrono::steady_clock::time_point deadline);
+                                  std::chrono::steady_clock::time_point deadline, int extra = -1);
+
+// Waits for the line on a ready pipe (hypervisor/vmm/vmm.h, tell_ready). Errors: what the line
+// says; timeout; unavailable if the pipe ends without one.
+Status wait_until_ready(int pipe, std::chrono::steady_clock::time_point deadline);
 
 // SIGKILLs it if it is still the same process, and waits until it is gone (not only our child).
 Status kill_process(const ProcessIdentity& process, std::chrono::steady_clock::time_point deadline);
+// Sends a signal, if it is still the same process, and does not wait.
+Status signal_process(const ProcessIdentity& process, int signal);
+// The same with another signal, and waits as above.
+Status end_process(const ProcessIdentity& process, int signal,
+                   std::chrono::steady_clock::time_point deadline);
 
 }  // namespace spore

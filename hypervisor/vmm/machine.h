@@ -14,6 +14,7 @@
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/vsock.h"
+#include "hypervisor/base/stage_timer.h"
 #include "hypervisor/io/event_loop.h"
 #include "hypervisor/kvm/kvm.h"
 #include "hypervisor/kvm/vcpu.h"
@@ -23,7 +24,6 @@
 #include "hypervisor/vmm/config.h"
 #include "hypervisor/vmm/control_server.h"
 #include "hypervisor/vmm/snapshot_files.h"
-#include "hypervisor/vmm/stage_timer.h"
 #include "hypervisor/vmm/vcpu_thread.h"
 
 namespace spore {
@@ -97,7 +97,7 @@ class Machine final : public ControlTarget,
     spore::Status add_devices();
     spore::Status add_disk(const DiskConfig& config);
     spore::Status add_network(const NetworkConfig& network);
-    spore::Status add_vsock(uint64_t cid);
+    spore::Status add_vsock(uint64_t cid, UniqueFd listener);
     spore::Status plug(std::unique_ptr<VirtioDevice> device);
     spore::Status make_vcpus();
     void make_threads();
@@ -110,7 +110,7 @@ class Machine final : public ControlTarget,
     spore::Status rebuild_disk(const DiskState& state, LoadedSnapshot::Disk* layers,
                                CloneFiles& files);
     spore::Status rebuild_network(const NetworkState& network, CloneFiles& files);
-    spore::Status rebuild_vsock(const VsockState& state);
+    spore::Status rebuild_vsock(const VsockState& state, CloneFiles& files);
 
     // machine_snapshot.cc
     spore::Status write_snapshot(const std::string& directory, std::optional<VsockPorts> carry);

@@ -67,7 +67,7 @@ spore::Status Machine::add_devices() {
     for (const NetworkConfig& network : config_.networks)
         TRY(add_network(network));
     if (!config_.vsock_path.empty())
-        TRY(add_vsock(config_.vsock_cid));
+        TRY(add_vsock(config_.vsock_cid, UniqueFd()));
     return plug(std::make_unique<VirtioRng>(memory_, loop_));
 }
 
@@ -112,13 +112,16 @@ spore::Status Machine::add_network(const NetworkConfig& network) {
     return plug(std::move(device));
 }
 
-spore::Status Machine::add_vsock(uint64_t cid) {
+spore::Status Machine::add_vsock(uint64_t cid, UniqueFd listener) {
     VsockConfig config;
     config.guest_cid = ContextId(cid);
     config.uds_path = config_.vsock_path;
-    auto device = TRY(VsockDevice::create(config, memory_, loop_));
-    vsock_ = device.get();
-    return plug(std::move(device));
+    auto device = listener ? VsockDevice::create(config, std::move(listener), memory_, loop_)
+                           : VsockDevice::create(config, memory_, loop_);
+    if (!device)
+        return std::unexpected(std::move(device).error());
+    vsock_ = device->get();
+    return plug(std::move(*device));
 }
 
 // Slots are taken in order; a slot decides the place of the BAR.

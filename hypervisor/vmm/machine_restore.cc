@@ -82,7 +82,7 @@ spore::Status Machine::rebuild_devices(const MachineState& state,
         } else if (auto* network = std::get_if<NetworkState>(&device.kind)) {
             TRY(rebuild_network(*network, files));
         } else if (auto* vsock = std::get_if<VsockState>(&device.kind)) {
-            TRY(rebuild_vsock(*vsock));
+            TRY(rebuild_vsock(*vsock, files));
         } else {
             TRY(plug(std::make_unique<VirtioRng>(memory_, loop_)));
         }
@@ -154,10 +154,10 @@ spore::Status Machine::rebuild_network(const NetworkState& network, CloneFiles& 
     return add_network(config);
 }
 
-spore::Status Machine::rebuild_vsock(const VsockState& state) {
-    if (config_.vsock_path.empty())
+spore::Status Machine::rebuild_vsock(const VsockState& state, CloneFiles& files) {
+    if (config_.vsock_path.empty() && !files.vsock)
         return fail(Code::invalid_argument, "vsock: the snapshot has one, --vsock PATH is needed");
-    TRY(add_vsock(static_cast<uint64_t>(state.guest_cid)));
+    TRY(add_vsock(static_cast<uint64_t>(state.guest_cid), std::move(files.vsock)));
     TRY(vsock_->restore(state));
     announce_reset_ = !state.carried;
     return {};

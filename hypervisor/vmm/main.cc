@@ -10,6 +10,7 @@
 #include "hypervisor/base/one_line.h"
 #include "hypervisor/vmm/options.h"
 #include "hypervisor/vmm/vmm.h"
+#include "hypervisor/vmm/zygote.h"
 
 namespace spore {
 namespace {
@@ -51,6 +52,27 @@ Result<Opened> open_all(const VmmOptions& options, StageTimer& stages) {
     return Opened{std::move(kvm), std::move(snapshot), std::move(files)};
 }
 
+// A zygote is ready when the snapshot is known to be good.
+Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
+    UniqueFd keeper(options.zygote_fd);
+    auto kvm = Kvm::open();
+    auto snapshot = [&]() -> Result<LoadedSnapshot> {
+        TRY(Status(kvm ? Status() : std::unexpected(kvm.error())));
+        return load_snapshot(TRY(open_snapshot(options.restore_directory, options.machine.disks)),
+                             *kvm);
+    }();
+    tell_ready(std::move(ready), snapshot ? Status() : std::unexpected(snapshot.error()));
+    if (!snapshot)
+        return std::unexpected(std::move(snapshot).error());
+    return run_zygote(std::move(*kvm), std::move(*snapshot), std::move(keeper));
+}
+
+Result<int> logged(const Vmm& vmm, Result<int> status) {
+    if (status)
+        spdlog::info("the VM ended: {}", reason_name(vmm.exit().reason));
+    return status;
+}
+
 Result<int> restore(const VmmOptions& options, StageTimer& stages, UniqueFd ready) {
     auto opened = open_all(options, stages);
     if (!opened) {
@@ -58,9 +80,10 @@ Result<int> restore(const VmmOptions& options, StageTimer& stages, UniqueFd read
         return std::unexpected(std::move(opened).error());
     }
     Vmm vmm(stages);
-    return vmm.restore(
-        std::move(opened->kvm), std::move(opened->snapshot), std::move(opened->files),
-        options.start_paused ? CloneStart::built : CloneStart::run, std::move(ready));
+    return logged(
+        vmm,
+        vmm.restore(std::move(opened->kvm), std::move(opened->snapshot), std::move(opened->files),
+                    options.start_paused ? CloneStart::built : CloneStart::run, std::move(ready)));
 }
 
 Result<int> run(const VmmOptions& options) {
@@ -69,10 +92,12 @@ Result<int> run(const VmmOptions& options) {
         stages.start();
     stages.mark("main");
     UniqueFd ready(options.ready_fd);
+    if (options.zygote_fd >= 0)
+        return zygote(options, std::move(ready));
     if (!options.restore_directory.empty())
         return restore(options, stages, std::move(ready));
     Vmm vmm(stages);
-    return vmm.boot(options, std::move(ready));
+    return logged(vmm, vmm.boot(options, std::move(ready)));
 }
 
 int main_with(int argc, char** argv) {

@@ -29,6 +29,7 @@ enum Option : int {
     kReadyFd,
     kPaused,
     kStageTimes,
+    kZygoteFd,
     kHelp,
 };
 
@@ -50,6 +51,7 @@ constexpr option kOptions[] = {
     {"ready-fd", required_argument, nullptr, kReadyFd},
     {"paused", no_argument, nullptr, kPaused},
     {"stage-times", no_argument, nullptr, kStageTimes},
+    {"zygote-fd", required_argument, nullptr, kZygoteFd},
     {"help", no_argument, nullptr, kHelp},
     {nullptr, 0, nullptr, 0},
 };
@@ -129,6 +131,9 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
             break;
         case kStageTimes:
             options.stage_times = true;
+            break;
+        case kZygoteFd:
+            options.zygote_fd = static_cast<int>(TRY(parse_number("zygote-fd", value, 0, 65535)));
             break;
         case kHelp:
             options.help = true;

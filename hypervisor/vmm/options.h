@@ -18,6 +18,7 @@ struct VmmOptions {
     int ready_fd = -1;  // where one line tells the caller that the machine runs, or why not
     bool start_paused = false;
     bool stage_times = false;  // note where the time of a restore goes (stage_timer.h)
+    int zygote_fd = -1;        // a socket to a pool's keeper: make workers as it asks (zygote.h)
     bool help = false;
 };
 

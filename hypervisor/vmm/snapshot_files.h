@@ -63,7 +63,8 @@ struct CloneFiles {
     // raw one itself. Disks beyond these get an unnamed top, or the file that the state names.
     std::vector<DiskFile> disks;
     std::vector<NetworkConfig> networks;  // opened when the machine is made, if not by descriptor
-    std::string vsock_path;
+    UniqueFd vsock;                       // a bound Unix stream socket, in a jail; else
+    std::string vsock_path;               // where the socket is to be made
     MadeFiles made;
 };
 

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -165,10 +164,8 @@ Result<int> Vmm::serve(Status status, UniqueFd ready) {
 Result<int> Vmm::report_end() const {
     bool orderly = exit_.reason == VmExit::Reason::power_off ||
                    exit_.reason == VmExit::Reason::reset || exit_.reason == VmExit::Reason::quit;
-    if (orderly) {
-        spdlog::info("the VM ended: {}", reason_name(exit_.reason));
+    if (orderly)
         return 0;
-    }
     return fail(Code::internal, "the VM ended: " + std::string(reason_name(exit_.reason)) +
                                     (exit_.detail.empty() ? "" : ": " + exit_.detail));
 }

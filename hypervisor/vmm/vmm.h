@@ -45,6 +45,9 @@ class Vmm {
     Result<int> restore(Kvm kvm, LoadedSnapshot snapshot, VmmFiles files, CloneStart start,
                         UniqueFd ready);
 
+    // How the VM ended.
+    const VmExit& exit() const { return exit_; }
+
   private:
     Status begin();
     Status boot_machine(const VmmOptions& options);

@@ -18,7 +18,7 @@ class BadCommand : public ::testing::Test {
     void SetUp() override {
         stand_apart();
         stdfs::create_directory(here() / "tmp");
-        // What every command makes: the directories and the store.
+        // What every command makes: the directories.
         Ended ended = run_process(launch({"list", "--json"}));
         ASSERT_EQ(ended.status, 0) << ended.describe();
     }
@@ -146,13 +146,30 @@ TEST_F(BadCommand, HasABadHome) {
     expect_refusal({"list"}, kNone, "not_found", {(here() / "file").string()});
 }
 
-TEST_F(BadCommand, FindsABrokenStore) {
-    for (const char* name : {"store.db-wal", "store.db-shm"})
-        stdfs::remove(here() / "home" / name);
-    write_file(here() / "home/store.db", std::string(8192, 'g'));
-    expect_refusal({"list"}, kData, "corrupt", {"store"});
-    expect_refusal({"destroy", "box"}, kData, "corrupt", {"store"});
-    expect_refusal({"exec", "box", "--", "true"}, kOurs, "corrupt", {"store"});
+TEST_F(BadCommand, FindsABrokenRecord) {
+    stdfs::create_directory(here() / "home/sandboxes/box");
+    for (const char* text : {"gggg", "[]", "{\"format\": 1, \"id\": 7}"}) {
+        write_file(here() / "home/sandboxes/box/sandbox.json", text);
+        expect_refusal({"list"}, kData, "corrupt", {"box/sandbox.json"});
+        expect_refusal({"exec", "box", "--", "true"}, kOurs, "corrupt", {"box/sandbox.json"});
+    }
+    write_file(here() / "home/sandboxes/box/sandbox.json", "{\"format\": 2}");
+    expect_refusal({"list"}, kData, "version_mismatch", {"format 2"});
+    // Which does not keep it from being destroyed.
+    Ended ended = run_process(launch({"destroy", "box"}));
+    EXPECT_EQ(ended.status, 0) << ended.describe();
+    EXPECT_FALSE(stdfs::exists(here() / "home/sandboxes/box"));
+    EXPECT_TRUE(stdfs::is_empty(here() / "home/sandboxes"));
+}
+
+// What a killed `spore create` leaves is cleared away by the next command.
+TEST_F(BadCommand, FindsWhatADeadCreatorLeft) {
+    stdfs::create_directories(here() / "home/sandboxes/box/deep");
+    stdfs::create_directories(here() / "home/sandboxes/.gone-box-x/deep");
+    Ended ended = run_process(launch({"list", "--json"}));
+    EXPECT_EQ(ended.status, 0) << ended.describe();
+    EXPECT_EQ(ended.out, "[]\n");
+    EXPECT_TRUE(stdfs::is_empty(here() / "home/sandboxes"));
 }
 
 }  // namespace

@@ -1,0 +1,219 @@
+#include "hypervisor/sandbox/pool_keeper.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "hypervisor/base/deadline.h"
+#include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/vmm_client.h"
+#include "hypervisor/snapshot/state.h"
+
+namespace spore {
+
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr auto kWorkerLimit = std::chrono::seconds(60);
+// After a clone was taken, the one that took it comes first: making another waits this long, or
+// until no more are taken.
+constexpr int kBehindRequestMs = 100;
+
+Result<UniqueFd> open_append(const std::string& path) {
+    UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    if (!file)
+        return fail_errno(path);
+    return file;
+}
+
+// A socket bound to `path` (short: relative to the pool's directory), for its owner only.
+Result<UniqueFd> bind_socket(const std::string& path, int type) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof(address.sun_path))
+        return fail(Code::invalid_argument, "socket '" + path + "': its path is too long");
+    path.copy(address.sun_path, path.size());
+    UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket || ::fchmod(socket.get(), 0600) != 0 ||
+        ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+        return fail_errno("socket '" + path + "'");
+    return socket;
+}
+
+}  // namespace
+
+Result<PoolKeeper> PoolKeeper::start(const Home& home, const PoolSpec& spec, Deadline deadline) {
+    PoolKeeper keeper;
+    keeper.spec_ = spec;
+    keeper.template_ = TRY(load_template(home, spec.template_name));
+    keeper.directory_ = home.pools() / spec.template_name;
+    std::error_code error;
+    std::filesystem::create_directories(keeper.directory_, error);
+    if (::chdir(keeper.directory_.c_str()) != 0)
+        return fail_errno(keeper.directory_.string());
+    keeper.lock_ = TRY(open_append(pool_files::kLock));
+    if (::flock(keeper.lock_.get(), LOCK_EX | LOCK_NB) != 0)
+        return fail(Code::already_exists,
+                    "pool '" + spec.template_name + "': another keeper is at work");
+    TRY(clear_pool(keeper.directory_));
+    keeper.watch_.reset(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    if (!keeper.watch_ ||
+        ::inotify_add_watch(keeper.watch_.get(), ".", IN_MOVED_FROM | IN_ONLYDIR) < 0)
+        return fail_errno("inotify");
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+        return fail_errno("pipe");
+    keeper.lease_read_.reset(ends[0]);
+    keeper.lease_write_.reset(ends[1]);
+    TRY(keeper.start_zygote(deadline));
+    return keeper;
+}
+
+// The lease ends what waits; what of it has been taken meanwhile is not in here any more.
+PoolKeeper::~PoolKeeper() {
+    if (!lock_)
+        return;
+    lease_write_.reset();
+    zygote_.reset();
+    for (auto& [name, clone] : waiting_) {
+        pollfd gone = {clone.process.get(), POLLIN, 0};
+        (void)::poll(&gone, 1, 5000);
+    }
+    (void)clear_pool(directory_);
+    ::unlink((directory_ / pool_files::kInfo).c_str());
+}
+
+Status PoolKeeper::start_zygote(Deadline deadline) {
+    zygote_.reset();
+    zygote_ = TRY(Zygote::start(template_, directory_, deadline));
+    return {};
+}
+
+uint32_t PoolKeeper::count(CloneSource source) const {
+    return static_cast<uint32_t>(std::ranges::count_if(
+        waiting_, [&](const auto& entry) { return entry.second.source == source; }));
+}
+
+Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, UniqueFd& ready) {
+    WorkerFiles files;
+    files.log = TRY(open_append(directory + "/vmm.log"));
+    files.console = TRY(open_append(directory + "/console.log"));
+    files.control = TRY(bind_socket(directory + "/" + kControlName, SOCK_SEQPACKET));
+    files.vsock = TRY(bind_socket(directory + "/" + kVsockName, SOCK_STREAM));
+    std::string disk = directory + "/" + disk_layer_file(0);  // the worker makes it long enough
+    files.disks.emplace_back(::open(disk.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!files.disks.back())
+        return fail_errno(disk);
+    files.lease.reset(::fcntl(lease_read_.get(), F_DUPFD_CLOEXEC, 0));
+    int ends[2];
+    if (!files.lease || ::pipe2(ends, O_CLOEXEC) != 0)
+        return fail_errno("pipe");
+    ready.reset(ends[0]);
+    files.ready.reset(ends[1]);
+    return files;
+}
+
+// One clone more. It gets its name when it waits: nobody can take half of one.
+Status PoolKeeper::make(CloneSource source) {
+    auto deadline = Clock::now() + kWorkerLimit;
+    std::string id = TRY(random_name()).substr(3);
+    std::string making = pool_files::kMaking + id;
+    TRY(make_directory(making));
+    auto made = [&]() -> Result<UniqueFd> {
+        UniqueFd ready;
+        {
+            auto files = TRY(make_files(making, ready));
+            TRY(zygote_->fork_worker(
+                files, source == CloneSource::parked ? ZygoteStart::built : ZygoteStart::prepared,
+                deadline));
+        }
+        TRY(wait_until_ready(ready.get(), deadline));
+        auto control = TRY(VmmClient::connect(making));
+        UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, TRY(control.peer()), 0)));
+        if (!process)
+            return fail_errno("pidfd_open");
+        return process;
+    }();
+    if (!made) {
+        (void)remove_tree(making);
+        return std::unexpected(std::move(made).error());
+    }
+    std::string name = std::string(source_name(source)) + "-" + id;
+    if (::rename(making.c_str(), name.c_str()) != 0)
+        return fail_errno(name);
+    waiting_.emplace(name, Waiting{source, std::move(*made)});
+    return {};
+}
+
+// Those that were taken are somebody's; those that died are nobody's.
+void PoolKeeper::drop_gone() {
+    std::erase_if(waiting_, [](const auto& entry) {
+        if (::access(entry.first.c_str(), F_OK) != 0)
+            return true;
+        pollfd dead = {entry.second.process.get(), POLLIN, 0};
+        if (::poll(&dead, 1, 0) <= 0)
+            return false;
+        (void)remove_tree(entry.first);
+        return true;
+    });
+}
+
+void PoolKeeper::drain_watch() {
+    alignas(inotify_event) char events[4096];
+    while (::read(watch_.get(), events, sizeof(events)) > 0) {
+    }
+}
+
+Status PoolKeeper::fill() {
+    while (count(CloneSource::parked) < spec_.parked)
+        TRY(make(CloneSource::parked));
+    while (count(CloneSource::ready) < spec_.ready)
+        TRY(make(CloneSource::ready));
+    return {};
+}
+
+// A zygote that was killed is started again, once: if that does not help, the log says why, and
+// creating goes the cold way.
+Status PoolKeeper::refill() {
+    drop_gone();
+    auto filled = fill();
+    if (filled || filled.error().code != Code::unavailable)
+        return filled;
+    TRY(start_zygote(Clock::now() + kWorkerLimit));
+    return fill();
+}
+
+Status PoolKeeper::serve(int signals) {
+    for (;;) {
+        std::vector<pollfd> watched = {
+            {signals, POLLIN, 0}, {watch_.get(), POLLIN, 0}, {zygote_->socket(), POLLIN, 0}};
+        for (const auto& [name, clone] : waiting_)
+            watched.push_back({clone.process.get(), POLLIN, 0});
+        if (::poll(watched.data(), watched.size(), -1) < 0 && errno != EINTR)
+            return fail_errno("poll");
+        // Requests come in bursts: the last one's clone first, then more for the next.
+        for (bool quiet = false; !quiet;) {
+            drain_watch();
+            pollfd next[] = {{signals, POLLIN, 0}, {watch_.get(), POLLIN, 0}};
+            int ready = ::poll(next, 2, kBehindRequestMs);
+            quiet = ready <= 0 || next[0].revents != 0;
+            if (next[0].revents != 0)
+                return {};
+        }
+        if (watched[2].revents != 0)
+            TRY(start_zygote(Clock::now() + kWorkerLimit));
+        TRY(refill());
+    }
+}
+
+}  // namespace spore

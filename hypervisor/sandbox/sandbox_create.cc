@@ -1,0 +1,216 @@
+// create_sandbox(): from the request to the guest's confirmation. THE HOST'S HALF OF THE RESTORE
+// PATH; spore-vmm's is hypervisor/vmm/machine_restore.cc.
+
+#include <fcntl.h>
+#include <sys/random.h>
+
+#include <algorithm>
+
+#include "hypervisor/base/clock.h"
+#include "hypervisor/base/stage_timer.h"
+#include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/sandbox.h"
+#include "hypervisor/sandbox/sandbox_remains.h"
+#include "hypervisor/sandbox/vmm_client.h"
+#include "hypervisor/sandbox/zygote.h"
+#include "hypervisor/snapshot/state.h"
+
+namespace spore {
+
+namespace stdfs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+int64_t unix_ms_now() {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(
+               std::chrono::system_clock::now().time_since_epoch())
+        .count();
+}
+
+Result<AgentIdentity> make_identity(const SandboxSpec& spec) {
+    AgentIdentity identity;
+    identity.hostname = spec.id;
+    unsigned char machine_id[16];
+    if (::getrandom(machine_id, sizeof(machine_id), 0) != sizeof(machine_id))
+        return fail_errno("getrandom");
+    char digits[3];
+    for (unsigned char byte : machine_id) {
+        std::snprintf(digits, sizeof(digits), "%02x", byte);
+        identity.machine_id += digits;
+    }
+    // Entropy and wall clock are read when the message is sent (AgentClient::identify).
+    for (const auto& [name, value] : spec.environment)
+        identity.environment.emplace_back(name, value);
+    return identity;
+}
+
+// One create_sandbox() under way. What it has made goes with it, unless it was finished.
+class Creation {
+  public:
+    Creation(const Home& home, const SandboxSpec& spec, Clock::time_point deadline)
+        : home_(home), spec_(spec), deadline_(deadline), begun_ns_(monotonic_ns()) {
+        if (spec.stage_times)
+            stages_.start();
+    }
+    ~Creation() {
+        if (finished_ || directory_.empty())
+            return;
+        if (process_.pid > 0)
+            (void)kill_process(process_, Clock::now() + std::chrono::seconds(10));
+        (void)end_and_remove(directory_);
+    }
+
+    Result<SandboxInfo> run() {
+        if (!spec_.cold)
+            TRY(take_waiting());
+        if (directory_.empty())
+            TRY(start_cold());
+        stages_.mark("clone");
+        TRY(confirm());
+        TRY(write_down());
+        return std::move(info_);
+    }
+
+  private:
+    // Of the pool: a clone that waits is ours by a rename, and told to run before anything else.
+    Status take_waiting() {
+        stdfs::path target = run_directory(home_, spec_.id);
+        for (;;) {
+            auto taken = TRY(take_clone(home_, spec_.template_name, target));
+            if (!taken)
+                return {};
+            directory_ = target;
+            lock_ = std::move(taken->lock);
+            info_.source = taken->source;
+            stages_.mark("take");
+            if (auto control = VmmClient::connect(target); control && control->begin_resume()) {
+                control_ = std::move(*control);
+                agent_state_ = taken->agent;
+                return {};
+            }
+            TRY(end_and_remove(target));  // it had died
+            directory_.clear();
+        }
+    }
+
+    Status start_cold() {
+        auto source = TRY(load_template(home_, spec_.template_name));
+        agent_state_ = source.agent;
+        stages_.mark("template");
+        auto made = TRY(make_new_directory(home_, spec_.id));
+        directory_ = made.first;
+        lock_ = std::move(made.second);
+        TRY(take_name());
+        auto arguments = restore_arguments(source, disk_layer_file(0));
+        for (const char* word :
+             {"--vsock", kVsockName, "--control", kControlName, "--serial", "file:console.log"})
+            arguments.push_back(word);
+        if (spec_.stage_times)
+            arguments.push_back("--stage-times");
+        process_ = TRY(start_vmm(TRY(Home::program("spore-vmm")), arguments, directory_,
+                                 directory_ / "vmm.log", deadline_));
+        return {};
+    }
+
+    Status take_name() {
+        stdfs::path target = run_directory(home_, spec_.id);
+        if (::renameat2(AT_FDCWD, directory_.c_str(), AT_FDCWD, target.c_str(), RENAME_NOREPLACE) !=
+            0)
+            return fail_errno("sandbox '" + spec_.id + "'");
+        directory_ = target;
+        return {};
+    }
+
+    // One message to the agent, one answer: B3. It is on its way while the VM is still being made.
+    Status confirm() {
+        stdfs::path socket = directory_ / kVsockName;
+        auto agent = agent_state_ ? TRY(AgentClient::attach(socket, kAgentPort, *agent_state_))
+                                  : TRY(connect_agent(directory_, deadline_));
+        TRY(agent.send_identity(TRY(make_identity(spec_))));
+        stages_.mark("send");
+        if (control_) {
+            // While the guest works on it.
+            process_ = TRY(identify_process(TRY(control_->peer())));
+            TRY(control_->finish_resume(deadline_));
+        }
+        TRY(agent.confirm_identity(deadline_));
+        stages_.mark("confirmed");
+        info_.boundaries.b3_us = (monotonic_ns() - begun_ns_) / 1000;
+        return {};
+    }
+
+    Status write_down() {
+        SandboxRecord& record = info_.record;
+        record.id = spec_.id;
+        record.template_name = spec_.template_name;
+        record.created_unix_ms = unix_ms_now();
+        record.labels = spec_.labels;
+        record.environment = spec_.environment;
+        record.owner = spec_.owner;
+        record.process = process_;
+        TRY(save_record(directory_, record));
+        finished_ = true;
+        lock_.reset();
+        info_.alive = true;
+        stages_.mark("record");
+        return report_times();
+    }
+
+    // B1 and B2 are the VMM's to tell.
+    Status report_times() {
+        if (!control_)
+            control_ = TRY(VmmClient::connect(directory_));
+        constexpr std::string_view kStage = "stage.";
+        auto since = [&](uint64_t ns) { return static_cast<int64_t>(ns - begun_ns_) / 1000; };
+        for (const auto& [name, value] : TRY(control_->status(deadline_)).counters) {
+            if (name == "built_monotonic_ns" && value > begun_ns_)
+                info_.boundaries.b1_us = static_cast<uint64_t>(since(value));
+            if (name == "first_exit_monotonic_ns" && value > begun_ns_)
+                info_.boundaries.b2_us = static_cast<uint64_t>(since(value));
+            if (name.starts_with(kStage))
+                info_.stages.push_back({"vmm." + name.substr(kStage.size()), since(value)});
+        }
+        for (const StageTimer::Stage& stage : stages_.stages())
+            info_.stages.push_back({stage.name, since(stage.end_ns)});
+        std::ranges::stable_sort(info_.stages, {}, &StageTime::end_us);
+        return {};
+    }
+
+    const Home& home_;
+    const SandboxSpec& spec_;
+    Clock::time_point deadline_;
+    uint64_t begun_ns_;
+    StageTimer stages_;
+    stdfs::path directory_;
+    std::optional<DirectoryLock> lock_;
+    std::optional<AgentCarried> agent_state_;
+    std::optional<VmmClient> control_;
+    ProcessIdentity process_;
+    SandboxInfo info_;
+    bool finished_ = false;
+};
+
+}  // namespace
+
+Result<SandboxInfo> create_sandbox(const Home& home, const SandboxSpec& requested) {
+    auto deadline = Clock::now() + requested.limit;
+    SandboxSpec spec = requested;
+    if (spec.id.empty())
+        spec.id = TRY(random_name());
+    TRY(check_name("sandbox", spec.id));
+    TRY(check_name("template", spec.template_name));
+    auto create = [&] { return Creation(home, spec, deadline).run(); };
+    auto made = create();
+    if (!made && made.error().code == Code::already_exists) {
+        // Or it is what is left of one whose creator died.
+        TRY(clear_if_abandoned(run_directory(home, spec.id)));
+        if (!stdfs::exists(run_directory(home, spec.id)))
+            made = create();
+    }
+    if (!made)
+        return std::unexpected(std::move(made).error().within("sandbox '" + spec.id + "'"));
+    return made;
+}
+
+}  // namespace spore

@@ -1,0 +1,95 @@
+#include "hypervisor/sandbox/zygote.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <cstring>
+
+#include "hypervisor/base/deadline.h"
+#include "hypervisor/snapshot/state.h"
+
+namespace spore {
+
+namespace {
+
+Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
+    ZygoteRequest request;
+    request.start = start;
+    request.disks = static_cast<uint32_t>(files.disks.size());
+    std::vector<int> descriptors;
+    for (const UniqueFd* fixed :
+         {&files.log, &files.ready, &files.lease, &files.console, &files.control, &files.vsock})
+        descriptors.push_back(fixed->get());
+    for (const UniqueFd& disk : files.disks)
+        descriptors.push_back(disk.get());
+    if (descriptors.size() > ZygoteRequest::kDescriptorsMax)
+        return fail(Code::invalid_argument, "zygote: " + std::to_string(files.disks.size()) +
+                                                " disks, at most " +
+                                                std::to_string(ZygoteRequest::kDisksMax));
+    iovec bytes = {&request, sizeof(request)};
+    alignas(cmsghdr) char control[CMSG_SPACE(ZygoteRequest::kDescriptorsMax * sizeof(int))] = {};
+    msghdr message = {};
+    message.msg_iov = &bytes;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(descriptors.size() * sizeof(int));
+    cmsghdr* part = CMSG_FIRSTHDR(&message);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(descriptors.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(part), descriptors.data(), descriptors.size() * sizeof(int));
+    if (::sendmsg(socket, &message, MSG_NOSIGNAL) != sizeof(request))
+        return fail(Code::unavailable, std::string("zygote: ") + std::strerror(errno));
+    return {};
+}
+
+}  // namespace
+
+std::vector<std::string> restore_arguments(const TemplateInfo& source, const std::string& top) {
+    std::string disk = top + ",layer=" + source.rootfs.string() +
+                       ",layer=" + (source.directory / disk_layer_file(0)).string() + ":" +
+                       (source.directory / disk_map_file(0)).string();
+    return {"--restore", source.directory.string(), "--disk", disk};
+}
+
+Result<Zygote> Zygote::start(const TemplateInfo& source, const std::filesystem::path& directory,
+                             Deadline deadline) {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return fail_errno("socketpair");
+    UniqueFd ours(ends[0]);
+    UniqueFd theirs(ends[1]);
+    auto arguments = restore_arguments(source, "-");
+    arguments.push_back("--zygote-fd");
+    arguments.push_back("4");
+    auto process = TRY(start_vmm(TRY(Home::program("spore-vmm")), arguments, directory,
+                                 directory / "keeper.log", deadline, theirs.get()));
+    return Zygote(std::move(ours), process);
+}
+
+Zygote::~Zygote() {
+    if (!socket_)
+        return;
+    socket_.reset();  // it ends when it sees this
+    (void)kill_process(process_, std::chrono::steady_clock::now() + std::chrono::seconds(5));
+}
+
+Status Zygote::fork_worker(const WorkerFiles& files, ZygoteStart start, Deadline deadline) {
+    TRY(send_order(socket_.get(), files, start));
+    pollfd waiting = {socket_.get(), POLLIN, 0};
+    int ready = 0;
+    do {
+        ready = ::poll(&waiting, 1, milliseconds_until(deadline));
+    } while (ready < 0 && errno == EINTR);
+    if (ready == 0)
+        return fail(Code::timeout, "zygote: did not answer in time");
+    ZygoteReply reply;
+    ssize_t got = ::recv(socket_.get(), &reply, sizeof(reply), 0);
+    if (got != sizeof(reply) || reply.magic != ZygoteRequest::kMagic)
+        return fail(Code::unavailable, "zygote: has ended");
+    if (reply.error != 0)
+        return fail_errno("zygote: fork", reply.error);
+    return {};
+}
+
+}  // namespace spore

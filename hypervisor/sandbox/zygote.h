@@ -1,0 +1,50 @@
+#pragma once
+
+// A template's zygote, from its keeper's side (schema/zygote.h).
+
+#include <chrono>
+#include <vector>
+
+#include "hypervisor/base/unique_fd.h"
+#include "hypervisor/sandbox/template.h"
+#include "hypervisor/sandbox/vmm_process.h"
+#include "schema/zygote.h"
+
+namespace spore {
+
+// What a worker gets. The caller keeps its own ends and closes these.
+struct WorkerFiles {
+    UniqueFd log, ready, lease, console, control, vsock;
+    std::vector<UniqueFd> disks;  // empty files, locked
+};
+
+// One thread. The process ends with this, its workers do not.
+class Zygote {
+  public:
+    using Deadline = std::chrono::steady_clock::time_point;
+
+    // Returns when the zygote has read and checked the snapshot. `directory`: where it runs, and
+    // its log. Errors: the VMM's.
+    static Result<Zygote> start(const TemplateInfo& source, const std::filesystem::path& directory,
+                                Deadline deadline);
+    Zygote(Zygote&&) = default;
+    Zygote& operator=(Zygote&&) = default;
+    ~Zygote();
+
+    // Readable when it has died, as it never speaks first.
+    int socket() const { return socket_.get(); }
+    // Errors: unavailable (it has died), timeout, resource_exhausted (no process to be had).
+    Status fork_worker(const WorkerFiles& files, ZygoteStart start, Deadline deadline);
+
+  private:
+    Zygote(UniqueFd socket, ProcessIdentity process)
+        : socket_(std::move(socket)), process_(process) {}
+    UniqueFd socket_;
+    ProcessIdentity process_;
+};
+
+// The options that name the template's files to a spore-vmm; `top` is where a clone's writes go
+// ("-": to a file that comes with each worker).
+std::vector<std::string> restore_arguments(const TemplateInfo& source, const std::string& top);
+
+}  // namespace spore

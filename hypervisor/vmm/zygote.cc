@@ -1,0 +1,122 @@
+#include "hypervisor/vmm/zygote.h"
+
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "schema/zygote.h"
+
+namespace spore {
+
+namespace {
+
+struct Order {
+    ZygoteRequest request;
+    UniqueFd log, ready, lease, console, control, vsock;
+    std::vector<UniqueFd> disks;
+};
+
+std::vector<UniqueFd> descriptors_of(msghdr& message) {
+    std::vector<UniqueFd> descriptors;
+    for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
+         part = CMSG_NXTHDR(&message, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t index = 0; index < count; index++) {
+            int fd = -1;
+            std::memcpy(&fd, CMSG_DATA(part) + index * sizeof(int), sizeof(int));
+            descriptors.emplace_back(fd);
+        }
+    }
+    return descriptors;
+}
+
+// The next order; nothing when the keeper has closed its end. Errors: what the keeper would never
+// send.
+Result<std::optional<Order>> receive_order(int keeper) {
+    Order order;
+    iovec bytes = {&order.request, sizeof(order.request)};
+    alignas(cmsghdr) char control[CMSG_SPACE(ZygoteRequest::kDescriptorsMax * sizeof(int))];
+    msghdr message = {};
+    message.msg_iov = &bytes;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    ssize_t got = 0;
+    do {
+        got = ::recvmsg(keeper, &message, MSG_CMSG_CLOEXEC);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0)
+        return fail_errno("zygote: recvmsg");
+    if (got == 0)
+        return std::optional<Order>();
+    auto descriptors = descriptors_of(message);
+    if (got != sizeof(order.request) || order.request.magic != ZygoteRequest::kMagic ||
+        order.request.disks > ZygoteRequest::kDisksMax ||
+        descriptors.size() != ZygoteRequest::kFixedDescriptors + order.request.disks)
+        return fail(Code::invalid_argument, "zygote: what came is no order (" +
+                                                std::to_string(descriptors.size()) +
+                                                " descriptors)");
+    UniqueFd* fixed[] = {&order.log,     &order.ready,   &order.lease,
+                         &order.console, &order.control, &order.vsock};
+    static_assert(std::size(fixed) == ZygoteRequest::kFixedDescriptors);
+    for (size_t index = 0; index < std::size(fixed); index++)
+        *fixed[index] = std::move(descriptors[index]);
+    for (size_t index = std::size(fixed); index < descriptors.size(); index++)
+        order.disks.push_back(std::move(descriptors[index]));
+    return std::optional(std::move(order));
+}
+
+// The worker, from its fork on.
+Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
+    ::setsid();
+    ::signal(SIGCHLD, SIG_DFL);
+    if (::dup2(order.log.get(), STDOUT_FILENO) < 0 || ::dup2(order.log.get(), STDERR_FILENO) < 0)
+        return fail_errno("dup2");
+    StageTimer stages;
+    if (order.request.stage_times != 0)
+        stages.start();
+    VmmFiles files;
+    files.console = {Console::Kind::file, std::move(order.console)};
+    files.control = std::move(order.control);
+    files.lease = std::move(order.lease);
+    files.clone.vsock = std::move(order.vsock);
+    for (size_t number = 0; number < order.disks.size(); number++) {
+        DiskFile file;
+        file.fd = std::move(order.disks[number]);
+        file.path = "disk-" + std::to_string(number) + ".img";
+        file.writable = true;
+        files.clone.disks.push_back(std::move(file));
+    }
+    order.log.reset();
+    Vmm vmm(stages);
+    return vmm.restore(
+        std::move(kvm), std::move(snapshot), std::move(files),
+        order.request.start == ZygoteStart::built ? CloneStart::built : CloneStart::prepared,
+        std::move(order.ready));
+}
+
+}  // namespace
+
+Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper) {
+    ::signal(SIGCHLD, SIG_IGN);  // nobody waits for workers: they are gone when they are gone
+    for (;;) {
+        auto order = TRY(receive_order(keeper.get()));
+        if (!order)
+            return 0;
+        pid_t pid = ::fork();
+        if (pid == 0) {
+            keeper.reset();
+            return work(std::move(kvm), std::move(snapshot), std::move(*order));
+        }
+        ZygoteReply reply;
+        reply.error = pid < 0 ? errno : 0;
+        if (::send(keeper.get(), &reply, sizeof(reply), MSG_NOSIGNAL) != sizeof(reply))
+            return fail_errno("zygote: its keeper");
+    }
+}
+
+}  // namespace spore

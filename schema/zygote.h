@@ -1,0 +1,37 @@
+#pragma once
+
+// What a pool's keeper and its zygote say to each other: one packet each way over a SOCK_SEQPACKET
+// socket pair, the request with its descriptors (SCM_RIGHTS) in the order given below. The two come
+// from one build and one host, so plain structs do. The zygote has read a snapshot, which may be
+// hostile: the keeper takes nothing from its reply but whether it is one.
+
+#include <cstdint>
+
+namespace spore {
+
+enum class ZygoteStart : uint32_t {
+    prepared = 1,  // devices and threads wait; VM and vCPUs are made when it is resumed
+    built = 2,     // all is there; resumed, it runs
+};
+
+struct ZygoteRequest {
+    static constexpr uint32_t kMagic = 0x59475a53;
+    static constexpr uint32_t kDisksMax = 8;
+    // Descriptors: log, ready pipe, lease, console, control socket, vsock socket, then the disks.
+    static constexpr uint32_t kFixedDescriptors = 6;
+    static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax;
+
+    uint32_t magic = kMagic;
+    ZygoteStart start = ZygoteStart::prepared;
+    uint32_t disks = 0;
+    uint32_t stage_times = 0;  // 0 or 1
+};
+static_assert(sizeof(ZygoteRequest) == 16);
+
+struct ZygoteReply {
+    uint32_t magic = ZygoteRequest::kMagic;
+    int32_t error = 0;  // errno of the fork; what comes after it goes to the worker's ready pipe
+};
+static_assert(sizeof(ZygoteReply) == 8);
+
+}  // namespace spore
