@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/pool.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/vmm_process.h"
@@ -305,6 +306,9 @@ namespace {
 // Whether no sandbox is a clone of it. Those in the making have no record yet: their VMM has opened
 // the files by then, or will say that they are not there.
 Status check_unused(const Home& home, const std::string& name) {
+    if (has_pool(home, name))
+        return fail(Code::unavailable, "template '" + name + "': clones of it wait in its pool; " +
+                                           "spore pool stop " + name + " first");
     std::error_code error;
     for (const auto& entry : stdfs::directory_iterator(home.sandboxes(), error)) {
         auto record = TRY(load_record(entry.path()));

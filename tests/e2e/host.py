@@ -76,23 +76,30 @@ class Host:
 
     def clean(self):
         """Ends what an earlier run that was killed has left, and removes the home."""
-        for pid in self.vmm_processes():
+        left = [*self.processes('spore'), *self.vmm_processes()]
+        for pid in left:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.vmm_processes(), 'ending VMs of an earlier run')
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def vmm_processes(self, within=''):
-        """PIDs of the spore-vmm that work in this home."""
+    def processes(self, program):
+        """PIDs of those running `program` that `spore` of this home has started. A jailed one's
+        directory tells nothing; its environment does."""
+        mine = f'SPORE_HOME={self.home}'.encode()
         found = []
-        place = os.path.join(self.home, within)
         for pid in filter(str.isdigit, os.listdir('/proc')):
             try:
-                if os.path.basename(os.readlink(f'/proc/{pid}/exe')) == 'spore-vmm' and \
-                        os.readlink(f'/proc/{pid}/cwd').startswith(place):
+                with open(f'/proc/{pid}/environ', 'rb') as file:
+                    environment = file.read().split(b'\0')
+                if mine in environment and \
+                        os.path.basename(os.readlink(f'/proc/{pid}/exe')) == program:
                     found.append(int(pid))
             except OSError:
                 pass
         return found
+
+    def vmm_processes(self):
+        return self.processes('spore-vmm')
 
     def kernels(self):
         return self.description['kernels']

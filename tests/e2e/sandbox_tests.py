@@ -198,7 +198,7 @@ def clones(host):
 
 
 def nothing_left(host):
-    check_equal(host.vmm_processes('sandboxes'), [], 'spore-vmm processes')
+    wait_until(lambda: not host.vmm_processes(), 'the end of every spore-vmm')
     for directory in ('sandboxes',):
         check_equal(os.listdir(os.path.join(host.home, directory)), [], f'left in {directory}')
     check_equal(host.json('list'), [], 'spore list')
@@ -208,9 +208,9 @@ def killed_vmm(host):
     host.run('create', 'killed', '--template', host.template(host.fast_kernel))
     try:
         pid = host.json('list')[0]['pid']
-        check_equal(host.vmm_processes('sandboxes'), [pid], 'the process in the list')
+        check_equal(host.vmm_processes(), [pid], 'the process in the list')
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not host.vmm_processes('sandboxes'), 'the end of spore-vmm')
+        wait_until(lambda: not host.vmm_processes(), 'the end of spore-vmm')
         check_equal([(each['id'], each['state']) for each in host.json('list')],
                     [('killed', 'dead')], 'spore list')
         done = host.run('exec', 'killed', '--', 'true', status=125)
