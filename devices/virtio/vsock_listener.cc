@@ -58,7 +58,7 @@ Status clear(const std::string& path, const sockaddr_un& address) {
 
 }  // namespace
 
-Result<VsockListener> VsockListener::create(const std::string& path, EventLoop& loop) {
+Result<UniqueFd> bind_vsock_socket(const std::string& path) {
     sockaddr_un address = TRY(address_of(path));
     TRY(clear(path, address));
     UniqueFd fd = TRY(stream_socket());
@@ -70,6 +70,11 @@ Result<VsockListener> VsockListener::create(const std::string& path, EventLoop& 
             return fail(Code::already_exists, "vsock path '" + path + "': exists");
         return fail_errno("vsock path '" + path + "'");
     }
+    return fd;
+}
+
+Result<VsockListener> VsockListener::create(const std::string& path, EventLoop& loop) {
+    UniqueFd fd = TRY(bind_vsock_socket(path));
     struct stat status = {};
     if (::lstat(path.c_str(), &status) != 0)
         return fail_errno("vsock path '" + path + "'");

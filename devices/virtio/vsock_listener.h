@@ -14,6 +14,10 @@
 namespace spore {
 
 // A listening Unix socket; its file is removed with it, if it is still the one that it made.
+// A Unix stream socket bound to `path`, of mode 0600, for adopt() to listen on later. Errors:
+// invalid_argument (path empty or longer than 107 bytes), already_exists.
+Result<UniqueFd> bind_vsock_socket(const std::string& path);
+
 class VsockListener {
   public:
     // Errors: invalid_argument (path empty or longer than 107 bytes), already_exists.

@@ -124,6 +124,11 @@ inline constexpr uint32_t kEntropyBytesMax = 512;
 // Serialized state of a snapshot (without memory): 16 vCPUs at about 20 KiB and 31 devices.
 inline constexpr uint64_t kSnapshotStateBytesMax = 4 * kMiB;
 
+// Threads of one jailed VM (RLIMIT_NPROC): its vCPUs, and the ring's workers, at most as many as
+// entries. Of a zygote, those of all its workers together.
+inline constexpr uint64_t kVmmTasksMax = kRingEntries + 2 * kVcpusMax;
+inline constexpr uint64_t kZygoteTasksMax = 64 * kVmmTasksMax;
+
 // sun_path of a UNIX socket, with its terminating zero (unix(7)).
 inline constexpr size_t kUnixPathBytesMax = 108;
 

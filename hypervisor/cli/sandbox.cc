@@ -2,6 +2,8 @@
 
 #include "hypervisor/sandbox/sandbox.h"
 
+#include "hypervisor/sandbox/vmm_client.h"
+
 #include "hypervisor/cli/commands.h"
 
 namespace spore::cli {
@@ -28,6 +30,26 @@ nlohmann::json to_json(const SandboxInfo& info) {
     return document;
 }
 
+// What the VM itself says of its jail: {"user": {"holds": true}, "cgroup": {"holds": false, "why":
+// ".."}}. One that does not answer in time is not waited for: null.
+nlohmann::json jail_of(const Home& home, const SandboxInfo& info) {
+    if (!info.alive)
+        return nullptr;
+    auto client = VmmClient::connect(run_directory(home, info.record.id));
+    if (!client)
+        return nullptr;
+    auto status = client->status(std::chrono::steady_clock::now() + std::chrono::seconds(2));
+    if (!status)
+        return nullptr;
+    nlohmann::json jail = nlohmann::json::object();
+    for (const JailItem& item : status->jail.items) {
+        jail[item.name]["holds"] = item.holds;
+        if (!item.holds)
+            jail[item.name]["why"] = item.why;
+    }
+    return jail;
+}
+
 struct CreateOptions {
     SandboxSpec spec;
     std::vector<std::string> environment;
@@ -48,11 +70,14 @@ Status create(Context& context, CreateOptions& options) {
 }
 
 Status list_all(Context& context) {
-    auto sandboxes = TRY(list_sandboxes(TRY(Home::open())));
+    auto home = TRY(Home::open());
+    auto sandboxes = TRY(list_sandboxes(home));
     if (context.globals.json) {
         nlohmann::json document = nlohmann::json::array();
-        for (const SandboxInfo& info : sandboxes)
+        for (const SandboxInfo& info : sandboxes) {
             document.push_back(to_json(info));
+            document.back()["jail"] = jail_of(home, info);
+        }
         print_json(document);
         return {};
     }

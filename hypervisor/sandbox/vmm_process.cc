@@ -7,40 +7,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
 #include "hypervisor/base/deadline.h"
 #include "hypervisor/base/unique_fd.h"
+#include "hypervisor/jail/namespaces.h"
 
 namespace spore {
 
 namespace {
-
-// What the child does between fork and exec: system calls only.
-[[noreturn]] void become_vmm(const char* program, char* const* arguments, const char* directory,
-                             int log, int ready, int extra) {
-    ::setsid();
-    // The ready pipe and `extra` go to fixed numbers above the standard ones, by way of higher
-    // ones: any of them may stand in another's place now. All else is closed.
-    constexpr int kAbove = 16;
-    int null = ::open("/dev/null", O_RDWR);
-    int from[] = {null, log, log, ready, extra};
-    int last = extra < 0 ? 3 : 4;
-    for (int target = 0; target <= last; target++)
-        from[target] = ::fcntl(from[target], F_DUPFD, kAbove);
-    for (int target = 0; target <= last; target++) {
-        if (from[target] < 0 || ::dup2(from[target], target) < 0)
-            ::_exit(70);
-    }
-    if (::syscall(SYS_close_range, last + 1, ~0u, 0) != 0 || ::chdir(directory) != 0)
-        ::_exit(70);
-    sigset_t none;
-    sigemptyset(&none);
-    ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    ::execv(program, arguments);
-    ::_exit(70);
-}
 
 // The whole of what comes over `pipe` until its end or a newline.
 Result<std::string> read_line(int pipe, std::chrono::steady_clock::time_point deadline) {
@@ -114,11 +91,10 @@ bool is_alive(const ProcessIdentity& process) {
     return now && now->start_ticks == process.start_ticks;
 }
 
-Result<ProcessIdentity> start_process(const std::filesystem::path& program,
-                                      const std::vector<std::string>& arguments,
-                                      const std::filesystem::path& directory,
-                                      const std::filesystem::path& log,
-                                      std::chrono::steady_clock::time_point deadline, int extra) {
+namespace {
+
+Result<ProcessIdentity> start_and_wait(ProcessPlan plan, const std::filesystem::path& log,
+                                       std::chrono::steady_clock::time_point deadline, int extra) {
     UniqueFd log_file(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (!log_file)
         return fail_errno(log.string());
@@ -127,30 +103,32 @@ Result<ProcessIdentity> start_process(const std::filesystem::path& program,
         return fail_errno("pipe");
     UniqueFd reader(ends[0]);
     UniqueFd writer(ends[1]);
-
-    std::vector<std::string> words = arguments;
-    std::vector<char*> argv;
-    for (std::string& word : words)
-        argv.push_back(word.data());
-    argv.push_back(nullptr);
-
-    pid_t pid = ::fork();
-    if (pid < 0)
-        return fail_errno("fork");
-    if (pid == 0)
-        become_vmm(program.c_str(), argv.data(), directory.c_str(), log_file.get(), writer.get(),
-                   extra);
+    plan.descriptors = {-1, log_file.get(), log_file.get(), writer.get()};
+    if (extra >= 0)
+        plan.descriptors.push_back(extra);
+    auto started = TRY(start_isolated(plan));
     writer.reset();
-    ProcessIdentity process{pid, 0};
-    if (auto identity = identify_process(pid))
+    ProcessIdentity process{started.pid, 0};
+    if (auto identity = identify_process(started.pid))
         process = *identity;
 
     auto ready = wait_until_ready(reader.get(), deadline);
     if (ready)
         return process;
-    ::kill(pid, SIGKILL);
-    ::waitpid(pid, nullptr, 0);
+    ::kill(started.pid, SIGKILL);
+    ::waitpid(started.pid, nullptr, 0);
     return std::unexpected(std::move(ready).error());
+}
+
+}  // namespace
+
+Result<ProcessIdentity> start_process(const std::filesystem::path& program,
+                                      const std::vector<std::string>& arguments,
+                                      const std::filesystem::path& directory,
+                                      const std::filesystem::path& log,
+                                      std::chrono::steady_clock::time_point deadline, int extra) {
+    ProcessPlan plan{program.string(), arguments, directory.string(), {}, false};
+    return start_and_wait(std::move(plan), log, deadline, extra);
 }
 
 Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
@@ -158,11 +136,15 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
                                   const std::filesystem::path& directory,
                                   const std::filesystem::path& log,
                                   std::chrono::steady_clock::time_point deadline, int extra) {
-    std::vector<std::string> words = {"spore-vmm"};
-    words.insert(words.end(), arguments.begin(), arguments.end());
-    words.push_back("--ready-fd");
-    words.push_back("3");
-    return start_process(program, words, directory, log, deadline, extra);
+    ProcessPlan plan{program.string(), {"spore-vmm"}, directory.string(), {}, true};
+    plan.arguments.insert(plan.arguments.end(), arguments.begin(), arguments.end());
+    plan.arguments.push_back("--ready-fd");
+    plan.arguments.push_back("3");
+    plan.own_pids = std::ranges::find(arguments, "--zygote-fd") == arguments.end();
+    // Without them a jail makes its own; only root can.
+    if (::geteuid() == 0)
+        (void)pin_namespaces();
+    return start_and_wait(std::move(plan), log, deadline, extra);
 }
 
 Status wait_until_ready(int pipe, std::chrono::steady_clock::time_point deadline) {

@@ -49,7 +49,7 @@ std::vector<std::string> restore_arguments(const TemplateInfo& source, const std
     std::string disk = top + ",layer=" + source.rootfs.string() +
                        ",layer=" + (source.directory / disk_layer_file(0)).string() + ":" +
                        (source.directory / disk_map_file(0)).string();
-    return {"--restore", source.directory.string(), "--disk", disk};
+    return {"--jail", "--restore", source.directory.string(), "--disk", disk};
 }
 
 Result<Zygote> Zygote::start(const TemplateInfo& source, const std::filesystem::path& directory,

@@ -96,7 +96,7 @@ class Machine final : public ControlTarget,
     spore::Status build_vm();
     spore::Status add_devices();
     spore::Status add_disk(const DiskConfig& config);
-    spore::Status add_network(const NetworkConfig& network);
+    spore::Status add_network(const NetworkConfig& network, UniqueFd file);
     spore::Status add_vsock(uint64_t cid, UniqueFd listener);
     spore::Status plug(std::unique_ptr<VirtioDevice> device);
     spore::Status make_vcpus();

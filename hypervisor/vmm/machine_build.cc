@@ -65,7 +65,7 @@ spore::Status Machine::add_devices() {
     for (const DiskConfig& disk : config_.disks)
         TRY(add_disk(disk));
     for (const NetworkConfig& network : config_.networks)
-        TRY(add_network(network));
+        TRY(add_network(network, UniqueFd()));
     if (!config_.vsock_path.empty())
         TRY(add_vsock(config_.vsock_cid, UniqueFd()));
     return plug(std::make_unique<VirtioRng>(memory_, loop_));
@@ -101,12 +101,17 @@ spore::Status Machine::add_disk(const DiskConfig& config) {
     return plug(std::move(device));
 }
 
-spore::Status Machine::add_network(const NetworkConfig& network) {
+// `file`: its tap or its socket, if that is open already.
+spore::Status Machine::add_network(const NetworkConfig& network, UniqueFd file) {
     NetConfig config;
     config.name = "net" + std::to_string(networks_.size());
     config.mac = network.mac.empty() ? TRY(random_mac()) : TRY(parse_mac(network.mac));
-    config.tap = network.tap;
-    config.socket_path = network.socket_path;
+    if (!file) {
+        config.tap = network.tap;
+        config.socket_path = network.socket_path;
+    } else {
+        (network.tap.empty() ? config.socket_fd : config.tap_fd) = std::move(file);
+    }
     auto device = TRY(VirtioNet::create(std::move(config), memory_, loop_));
     networks_.push_back(device.get());
     return plug(std::move(device));

@@ -9,6 +9,7 @@
 
 #include "devices/block/layered_disk.h"
 #include "devices/block/raw_disk.h"
+#include "hypervisor/jail/jail.h"
 #include "hypervisor/vmm/machine.h"
 
 namespace spore {
@@ -109,6 +110,9 @@ spore::Status Machine::rebuild_disk(const DiskState& state, LoadedSnapshot::Disk
     std::unique_ptr<Disk> disk;
     std::string path;
     DiskState kept = state;
+    if (!given && is_jailed())
+        return fail(Code::invalid_argument, "disk " + std::to_string(number) +
+                                                ": a jailed clone's must be given by --disk");
     if (layers != nullptr) {
         DiskFile top = given ? std::move(files.disks[number]) : TRY(unnamed_top());
         path = top.path;
@@ -151,7 +155,7 @@ spore::Status Machine::rebuild_network(const NetworkState& network, CloneFiles& 
                   network.mac[2], network.mac[3], network.mac[4], network.mac[5]);
     if (config.mac.empty())
         config.mac = mac;  // what the guest has configured
-    return add_network(config);
+    return add_network(config, std::move(files.network_files[number]));
 }
 
 spore::Status Machine::rebuild_vsock(const VsockState& state, CloneFiles& files) {

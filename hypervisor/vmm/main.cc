@@ -5,9 +5,13 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 
+#include "hypervisor/base/limits.h"
 #include "hypervisor/base/one_line.h"
+#include "hypervisor/jail/jail.h"
+#include "hypervisor/jail/namespaces.h"
 #include "hypervisor/vmm/options.h"
 #include "hypervisor/vmm/vmm.h"
 #include "hypervisor/vmm/zygote.h"
@@ -25,31 +29,45 @@ void start_logging(const std::string& level) {
 
 struct Opened {
     Kvm kvm;
-    LoadedSnapshot snapshot;
+    SnapshotFiles snapshot;
     VmmFiles files;
 };
 
 Result<VmmFiles> open_files(const VmmOptions& options) {
     VmmFiles files;
     files.console = TRY(Console::open_output(options.serial));
-    files.clone = TRY(open_clone_files(options.machine));
+    files.clone = TRY(open_clone_files(options.machine, options.jail));
     if (!options.control_path.empty()) {
         files.control = TRY(bind_control_socket(options.control_path));
-        files.control_path = options.control_path;
-        files.made.add(options.control_path);
+        if (!options.jail) {  // from where nothing can be removed
+            files.control_path = options.control_path;
+            files.made.add(options.control_path);
+        }
     }
     return files;
 }
 
-// Everything is opened before the jail closes, and read after it.
 Result<Opened> open_all(const VmmOptions& options, StageTimer& stages) {
     auto kvm = TRY(Kvm::open());
-    auto snapshot_files = TRY(open_snapshot(options.restore_directory, options.machine.disks));
+    auto snapshot = TRY(open_snapshot(options.restore_directory, options.machine.disks));
     auto files = TRY(open_files(options));
     stages.mark("open");
-    auto snapshot = TRY(load_snapshot(std::move(snapshot_files), kvm));
-    stages.mark("load");
     return Opened{std::move(kvm), std::move(snapshot), std::move(files)};
+}
+
+// Everything has been opened; nothing that a guest or a snapshot's maker has written was read.
+Status close_jail(Role role, StageTimer& stages) {
+    JailOptions jail;
+    jail.files_max = limits::kRingFiles + 256;
+    jail.file_bytes_max = limits::kLayeredDiskBytesMax;
+    jail.tasks_max = role == Role::zygote ? limits::kZygoteTasksMax : limits::kVmmTasksMax;
+    auto report = TRY(enter_jail(jail));
+    if (!report.missing().empty())
+        spdlog::info("the jail lacks: {}", report.missing());
+    stages.mark("jail");
+    TRY(restrict_thread(role));
+    stages.mark("filter");
+    return {};
 }
 
 // A zygote is ready when the snapshot is known to be good.
@@ -58,8 +76,13 @@ Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
     auto kvm = Kvm::open();
     auto snapshot = [&]() -> Result<LoadedSnapshot> {
         TRY(Status(kvm ? Status() : std::unexpected(kvm.error())));
-        return load_snapshot(TRY(open_snapshot(options.restore_directory, options.machine.disks)),
-                             *kvm);
+        auto files = TRY(open_snapshot(options.restore_directory, options.machine.disks));
+        if (options.jail) {
+            prepare_fork_jailed();
+            StageTimer stages;
+            TRY(close_jail(Role::zygote, stages));
+        }
+        return load_snapshot(std::move(files), *kvm);
     }();
     tell_ready(std::move(ready), snapshot ? Status() : std::unexpected(snapshot.error()));
     if (!snapshot)
@@ -74,15 +97,24 @@ Result<int> logged(const Vmm& vmm, Result<int> status) {
 }
 
 Result<int> restore(const VmmOptions& options, StageTimer& stages, UniqueFd ready) {
-    auto opened = open_all(options, stages);
-    if (!opened) {
-        tell_ready(std::move(ready), std::unexpected(opened.error()));
-        return std::unexpected(std::move(opened).error());
-    }
     Vmm vmm(stages);
+    auto opened = open_all(options, stages);
+    auto snapshot = [&]() -> Result<LoadedSnapshot> {
+        TRY(Status(opened ? Status() : std::unexpected(opened.error())));
+        if (options.jail) {
+            TRY(vmm.begin());
+            TRY(close_jail(Role::loop, stages));
+        }
+        return load_snapshot(std::move(opened->snapshot), opened->kvm);
+    }();
+    stages.mark("load");
+    if (!snapshot) {
+        tell_ready(std::move(ready), std::unexpected(snapshot.error()));
+        return std::unexpected(std::move(snapshot).error());
+    }
     return logged(
         vmm,
-        vmm.restore(std::move(opened->kvm), std::move(opened->snapshot), std::move(opened->files),
+        vmm.restore(std::move(opened->kvm), std::move(*snapshot), std::move(opened->files),
                     options.start_paused ? CloneStart::built : CloneStart::run, std::move(ready)));
 }
 
@@ -91,6 +123,10 @@ Result<int> run(const VmmOptions& options) {
     if (options.stage_times)
         stages.start();
     stages.mark("main");
+    // What is open from here on is ours; the jail keeps all of it.
+    if (options.jail)
+        TRY(close_inherited(std::array{STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, options.ready_fd,
+                                       options.zygote_fd}));
     UniqueFd ready(options.ready_fd);
     if (options.zygote_fd >= 0)
         return zygote(options, std::move(ready));

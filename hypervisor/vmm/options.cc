@@ -30,6 +30,7 @@ enum Option : int {
     kPaused,
     kStageTimes,
     kZygoteFd,
+    kJail,
     kHelp,
 };
 
@@ -52,6 +53,7 @@ constexpr option kOptions[] = {
     {"paused", no_argument, nullptr, kPaused},
     {"stage-times", no_argument, nullptr, kStageTimes},
     {"zygote-fd", required_argument, nullptr, kZygoteFd},
+    {"jail", no_argument, nullptr, kJail},
     {"help", no_argument, nullptr, kHelp},
     {nullptr, 0, nullptr, 0},
 };
@@ -135,6 +137,9 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
         case kZygoteFd:
             options.zygote_fd = static_cast<int>(TRY(parse_number("zygote-fd", value, 0, 65535)));
             break;
+        case kJail:
+            options.jail = true;
+            break;
         case kHelp:
             options.help = true;
             break;
@@ -168,6 +173,12 @@ Result<VmmOptions> parse_vmm_options(int argc, char** argv) {
         return options;
     if (options.restore_directory.empty() && options.machine.kernel.empty())
         return fail(Code::invalid_argument, "kernel: --kernel FILE or --restore DIR is needed");
+    if (options.jail && options.restore_directory.empty())
+        return fail(
+            Code::invalid_argument,
+            "jail: --restore DIR is needed: only what goes on from a snapshot can be jailed");
+    if (options.jail && options.serial == "stdio" && options.zygote_fd < 0)
+        return fail(Code::invalid_argument, "jail: --serial must be none or file:PATH");
     TRY(validate(options.machine));
     return options;
 }
@@ -189,6 +200,8 @@ std::string_view vmm_help() {
   --vsock PATH        vsock: host programs connect to PATH and write "CONNECT <port>"; the guest's
                       connections to port P of the host go to PATH_P
   --restore DIR       go on from the snapshot in DIR; disks get fresh copy-on-write tops
+  --jail              with --restore: namespaces, an empty root, a list of system calls for each
+                      thread; every file must be named here; whoever starts it removes what it makes
   --serial stdio|none|file:PATH
                       where the serial console goes (stdio; Ctrl-] ends the VM at a terminal)
   --control PATH      a control socket (schema/control.fbs)

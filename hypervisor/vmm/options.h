@@ -19,6 +19,8 @@ struct VmmOptions {
     bool start_paused = false;
     bool stage_times = false;  // note where the time of a restore goes (stage_timer.h)
     int zygote_fd = -1;        // a socket to a pool's keeper: make workers as it asks (zygote.h)
+    bool jail =
+        false;  // a clone, or a zygote and its clones, is jailed before it reads the snapshot
     bool help = false;
 };
 

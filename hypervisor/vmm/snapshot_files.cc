@@ -4,6 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "devices/virtio/net_backend.h"
+#include "devices/virtio/vsock_listener.h"
+#include "hypervisor/jail/jail.h"
 #include "hypervisor/kvm/cpuid.h"
 #include "hypervisor/snapshot/memory_image.h"
 #include "hypervisor/snapshot/state_file.h"
@@ -126,6 +129,9 @@ Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm) {
                                                     " layers given, the snapshot has " +
                                                     std::to_string(disk->layers.size() + 1) +
                                                     " with its own");
+        if (disk->layered && !given && is_jailed())
+            return fail(Code::invalid_argument, "disk " + std::to_string(number) +
+                                                    ": a jailed clone's needs its layers named");
         if (disk->layered) {
             auto layers = given ? std::move(files.disks[number])
                                 : TRY(open_layers_of(*disk, number, files.directory));
@@ -136,12 +142,25 @@ Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm) {
     return snapshot;
 }
 
-Result<CloneFiles> open_clone_files(const MachineConfig& config) {
+Result<CloneFiles> open_clone_files(const MachineConfig& config, bool for_jail) {
     CloneFiles files;
     files.networks = config.networks;
-    files.vsock_path = config.vsock_path;
+    if (!for_jail)
+        files.vsock_path = config.vsock_path;
+    else if (!config.vsock_path.empty())
+        files.vsock = TRY(bind_vsock_socket(config.vsock_path));
+    for (const NetworkConfig& network : config.networks) {
+        if (!for_jail)
+            files.network_files.emplace_back();
+        else if (network.tap.empty())
+            files.network_files.push_back(TRY(connect_net_socket(network.socket_path)));
+        else
+            files.network_files.push_back(TRY(open_tap(network.tap)));
+    }
     for (const DiskConfig& disk : config.disks)
         files.disks.push_back(TRY(open_clone_disk(disk, files.made)));
+    if (for_jail)
+        files.made.keep();
     return files;
 }
 

@@ -62,14 +62,16 @@ struct CloneFiles {
     // For each disk: the top of a layered one (empty file: it is made as large as the disk), or the
     // raw one itself. Disks beyond these get an unnamed top, or the file that the state names.
     std::vector<DiskFile> disks;
-    std::vector<NetworkConfig> networks;  // opened when the machine is made, if not by descriptor
+    std::vector<NetworkConfig> networks;
+    std::vector<UniqueFd> network_files;  // in a jail, of each: its tap, or its connected socket
     UniqueFd vsock;                       // a bound Unix stream socket, in a jail; else
     std::string vsock_path;               // where the socket is to be made
     MadeFiles made;
 };
 
-// Opens what `config` names for a clone; files for disks' tops that are not there are made. Errors:
-// the files'.
-Result<CloneFiles> open_clone_files(const MachineConfig& config);
+// Opens what `config` names for a clone; files for disks' tops that are not there are made. In a
+// jail no name can be used any more: with `for_jail` the vsock socket is bound here, what was made
+// stays, and guests' connections to the host are refused. Errors: the files'.
+Result<CloneFiles> open_clone_files(const MachineConfig& config, bool for_jail);
 
 }  // namespace spore

@@ -69,6 +69,8 @@ Result<int> Vmm::restore(Kvm kvm, LoadedSnapshot snapshot, VmmFiles files, Clone
 }
 
 Status Vmm::begin() {
+    if (loop_)
+        return {};
     raise_file_limit();
     EventLoop::Options ring;
     ring.files = limits::kRingFiles;

@@ -45,11 +45,13 @@ class Vmm {
     Result<int> restore(Kvm kvm, LoadedSnapshot snapshot, VmmFiles files, CloneStart start,
                         UniqueFd ready);
 
+    // Makes the loop with its ring, if restore() is to find them: where no thread may make one any
+    // more.
+    Status begin();
     // How the VM ended.
     const VmExit& exit() const { return exit_; }
 
   private:
-    Status begin();
     Status boot_machine(const VmmOptions& options);
     Status restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, CloneStart start);
     Status serve_control(UniqueFd socket, const std::string& path);

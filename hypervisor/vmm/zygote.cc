@@ -6,6 +6,9 @@
 
 #include <cstring>
 
+#include "hypervisor/base/limits.h"
+#include "hypervisor/jail/jail.h"
+#include "hypervisor/jail/namespaces.h"
 #include "schema/zygote.h"
 
 namespace spore {
@@ -93,10 +96,26 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
     }
     order.log.reset();
     Vmm vmm(stages);
+    if (is_jailed()) {
+        JailOptions jail;
+        jail.files_max = limits::kRingFiles + 256;
+        jail.file_bytes_max = limits::kLayeredDiskBytesMax;
+        jail.tasks_max = limits::kVmmTasksMax;
+        TRY(enter_worker_jail(jail));
+        TRY(vmm.begin());
+        TRY(restrict_thread(Role::loop));
+    }
     return vmm.restore(
         std::move(kvm), std::move(snapshot), std::move(files),
         order.request.start == ZygoteStart::built ? CloneStart::built : CloneStart::prepared,
         std::move(order.ready));
+}
+
+Result<pid_t> fork_process() {
+    pid_t pid = ::fork();
+    if (pid < 0)
+        return fail_errno("fork");
+    return pid;
 }
 
 }  // namespace
@@ -107,13 +126,13 @@ Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper) {
         auto order = TRY(receive_order(keeper.get()));
         if (!order)
             return 0;
-        pid_t pid = ::fork();
-        if (pid == 0) {
+        auto pid = is_jailed() ? fork_jailed() : fork_process();
+        if (pid && *pid == 0) {
             keeper.reset();
             return work(std::move(kvm), std::move(snapshot), std::move(*order));
         }
         ZygoteReply reply;
-        reply.error = pid < 0 ? errno : 0;
+        reply.error = pid ? 0 : EAGAIN;
         if (::send(keeper.get(), &reply, sizeof(reply), MSG_NOSIGNAL) != sizeof(reply))
             return fail_errno("zygote: its keeper");
     }
