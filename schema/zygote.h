@@ -17,16 +17,20 @@ enum class ZygoteStart : uint32_t {
 struct ZygoteRequest {
     static constexpr uint32_t kMagic = 0x59475a53;
     static constexpr uint32_t kDisksMax = 8;
-    // Descriptors: log, ready pipe, lease, console, control socket, vsock socket, then the disks.
+    static constexpr uint32_t kNetworksMax = 8;
+    // Descriptors: log, ready pipe, lease, console, control socket, vsock socket, then the disks,
+    // then the networks.
     static constexpr uint32_t kFixedDescriptors = 6;
-    static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax;
+    static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax + kNetworksMax;
 
     uint32_t magic = kMagic;
     ZygoteStart start = ZygoteStart::prepared;
     uint32_t disks = 0;
+    uint32_t networks = 0;
+    uint32_t taps = 0;         // bit n: network n is a tap, else a connected Unix stream socket
     uint32_t stage_times = 0;  // 0 or 1
 };
-static_assert(sizeof(ZygoteRequest) == 16);
+static_assert(sizeof(ZygoteRequest) == 24);
 
 struct ZygoteReply {
     uint32_t magic = ZygoteRequest::kMagic;

@@ -16,16 +16,23 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
     ZygoteRequest request;
     request.start = start;
     request.disks = static_cast<uint32_t>(files.disks.size());
+    request.networks = static_cast<uint32_t>(files.networks.size());
+    request.taps = files.taps;
+    request.stage_times = files.stage_times;
     std::vector<int> descriptors;
     for (const UniqueFd* fixed :
          {&files.log, &files.ready, &files.lease, &files.console, &files.control, &files.vsock})
         descriptors.push_back(fixed->get());
     for (const UniqueFd& disk : files.disks)
         descriptors.push_back(disk.get());
-    if (descriptors.size() > ZygoteRequest::kDescriptorsMax)
-        return fail(Code::invalid_argument, "zygote: " + std::to_string(files.disks.size()) +
-                                                " disks, at most " +
-                                                std::to_string(ZygoteRequest::kDisksMax));
+    for (const UniqueFd& network : files.networks)
+        descriptors.push_back(network.get());
+    if (request.disks > ZygoteRequest::kDisksMax || request.networks > ZygoteRequest::kNetworksMax)
+        return fail(Code::invalid_argument,
+                    "zygote: " + std::to_string(request.disks) + " disks and " +
+                        std::to_string(request.networks) + " networks, at most " +
+                        std::to_string(ZygoteRequest::kDisksMax) + " and " +
+                        std::to_string(ZygoteRequest::kNetworksMax));
     iovec bytes = {&request, sizeof(request)};
     alignas(cmsghdr) char control[CMSG_SPACE(ZygoteRequest::kDescriptorsMax * sizeof(int))] = {};
     msghdr message = {};

@@ -15,7 +15,10 @@ namespace spore {
 // What a worker gets. The caller keeps its own ends and closes these.
 struct WorkerFiles {
     UniqueFd log, ready, lease, console, control, vsock;
-    std::vector<UniqueFd> disks;  // empty files, locked
+    std::vector<UniqueFd> disks;     // empty files
+    std::vector<UniqueFd> networks;  // connected Unix stream sockets, but for those in `taps`
+    uint32_t taps = 0;               // bit n: network n is a tap
+    bool stage_times = false;
 };
 
 // One thread. The process ends with this, its workers do not.

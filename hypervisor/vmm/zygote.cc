@@ -19,6 +19,7 @@ struct Order {
     ZygoteRequest request;
     UniqueFd log, ready, lease, console, control, vsock;
     std::vector<UniqueFd> disks;
+    std::vector<UniqueFd> networks;
 };
 
 std::vector<UniqueFd> descriptors_of(msghdr& message) {
@@ -59,7 +60,9 @@ Result<std::optional<Order>> receive_order(int keeper) {
     auto descriptors = descriptors_of(message);
     if (got != sizeof(order.request) || order.request.magic != ZygoteRequest::kMagic ||
         order.request.disks > ZygoteRequest::kDisksMax ||
-        descriptors.size() != ZygoteRequest::kFixedDescriptors + order.request.disks)
+        order.request.networks > ZygoteRequest::kNetworksMax ||
+        descriptors.size() !=
+            ZygoteRequest::kFixedDescriptors + order.request.disks + order.request.networks)
         return fail(Code::invalid_argument, "zygote: what came is no order (" +
                                                 std::to_string(descriptors.size()) +
                                                 " descriptors)");
@@ -68,8 +71,10 @@ Result<std::optional<Order>> receive_order(int keeper) {
     static_assert(std::size(fixed) == ZygoteRequest::kFixedDescriptors);
     for (size_t index = 0; index < std::size(fixed); index++)
         *fixed[index] = std::move(descriptors[index]);
-    for (size_t index = std::size(fixed); index < descriptors.size(); index++)
-        order.disks.push_back(std::move(descriptors[index]));
+    for (size_t index = std::size(fixed); index < descriptors.size(); index++) {
+        bool disk = order.disks.size() < order.request.disks;
+        (disk ? order.disks : order.networks).push_back(std::move(descriptors[index]));
+    }
     return std::optional(std::move(order));
 }
 
@@ -94,6 +99,13 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
         file.writable = true;
         files.clone.disks.push_back(std::move(file));
     }
+    for (size_t number = 0; number < order.networks.size(); number++) {
+        NetworkConfig network;  // named for messages; the MAC is the snapshot's
+        bool tap = (order.request.taps >> number & 1) != 0;
+        (tap ? network.tap : network.socket_path) = "network " + std::to_string(number);
+        files.clone.networks.push_back(std::move(network));
+    }
+    files.clone.network_files = std::move(order.networks);
     order.log.reset();
     Vmm vmm(stages);
     if (is_jailed()) {
