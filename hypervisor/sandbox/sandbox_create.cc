@@ -173,7 +173,9 @@ class Creation {
         }
         for (const StageTimer::Stage& stage : stages_.stages())
             info_.stages.push_back({stage.name, since(stage.end_ns)});
-        std::ranges::stable_sort(info_.stages, {}, &StageTime::end_us);
+        std::ranges::sort(info_.stages, {}, [](const StageTime& stage) {
+            return std::pair(stage.end_us, std::string_view(stage.name));
+        });
         return {};
     }
 
