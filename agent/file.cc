@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/base/unique_fd.h"
@@ -63,6 +64,19 @@ Status write_setting(const std::string& path, std::string_view content) {
         return fail_errno("open " + path);
     if (::write(fd.get(), content.data(), content.size()) < 0)
         return fail_errno("write " + path);
+    return {};
+}
+
+Status overwrite_file(const std::string& path, std::string_view content) {
+    UniqueFd fd(::open(path.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
+    struct stat status = {};
+    // A file with another name is somebody else's too.
+    if (!fd || ::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode) || status.st_nlink != 1)
+        return put_file(path, content);
+    TRY(write_all(fd.get(), path, content));
+    if (status.st_size > static_cast<off_t>(content.size()) &&
+        ::ftruncate(fd.get(), static_cast<off_t>(content.size())) != 0)
+        return fail_errno("truncate " + path);
     return {};
 }
 

@@ -20,6 +20,10 @@ inline constexpr const char* kOwnFiles = "/run/spore";
 // replace_file, and where the file system is read-only a file of kOwnFiles bound over `path`.
 Status put_file(const std::string& path, std::string_view content);
 
+// Puts `content` into the file that is there, and does as put_file where there is none or no plain
+// one. Cheap if the file's page is cached and it does not shrink: nothing is allocated or renamed.
+Status overwrite_file(const std::string& path, std::string_view content);
+
 // Writes into a file that exists, a setting in /proc or /sys usually, in one write(2).
 Status write_setting(const std::string& path, std::string_view content);
 

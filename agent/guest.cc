@@ -127,6 +127,7 @@ Status Guest::grow_root() {
 Status Guest::prepare_snapshot() {
     state_ = wire::State::sealed;
     TRY(system_.freeze_commands());
+    TRY(system_.shed_identity());
     return system_.sync_disks();
 }
 

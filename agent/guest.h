@@ -26,7 +26,8 @@ class Guest {
     // Errors: invalid_argument, with nothing changed; or what a step failed with, and then the
     // agent is sealed.
     Status identify(const wire::Identity& identity);
-    // Seals, freezes the commands that run, and writes the disks back.
+    // Seals, freezes the commands that run, gives up what identity there is, and writes the disks
+    // back.
     Status prepare_snapshot();
     int command_cgroup() const { return system_.command_cgroup(); }
     // Error unavailable while sealed.

@@ -14,6 +14,7 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "agent/file.h"
 #include "hypervisor/base/limits.h"
@@ -24,12 +25,16 @@ namespace {
 
 constexpr const char* kCgroup = "/sys/fs/cgroup/commands";
 constexpr const char* kBootId = "/proc/sys/kernel/random/boot_id";
+constexpr const char* kHostname = "/etc/hostname";
+constexpr const char* kHosts = "/etc/hosts";
+constexpr const char* kMachineId = "/etc/machine-id";
 constexpr int kFreezeMs = 5000;
 constexpr uint64_t kNsPerSecond = 1'000'000'000;
 
-// hosts(5) with the line of this machine's name replaced.
-std::string hosts_with(std::string_view hosts, const std::string& hostname) {
-    constexpr std::string_view kOwnAddress = "127.0.1.1";
+constexpr std::string_view kOwnAddress = "127.0.1.1";
+
+// hosts(5) without the line of this machine's name.
+std::string hosts_without_own(std::string_view hosts) {
     std::string result;
     while (!hosts.empty()) {
         const size_t end = std::min(hosts.find('\n'), hosts.size());
@@ -40,7 +45,7 @@ std::string hosts_with(std::string_view hosts, const std::string& hostname) {
     }
     if (result.empty())
         result = "127.0.0.1\tlocalhost\n::1\tlocalhost\n";
-    return result.append(kOwnAddress).append("\t").append(hostname).append("\n");
+    return result;
 }
 
 // A random UUID (RFC 9562 §5.4) as the kernel writes it.
@@ -86,16 +91,17 @@ Status GuestSystem::add_entropy(std::span<const std::byte> entropy) {
     pool.bits = static_cast<int>(entropy.size() * 8);
     pool.bytes = static_cast<int>(entropy.size());
     std::memcpy(pool.data.data(), entropy.data(), entropy.size());
-    UniqueFd random(::open("/dev/random", O_WRONLY | O_CLOEXEC));
-    if (!random)
+    if (!random_)
+        random_ = UniqueFd(::open("/dev/random", O_WRONLY | O_CLOEXEC));
+    if (!random_)
         return fail_errno("open /dev/random");
-    const bool added = ::ioctl(random.get(), RNDADDENTROPY, &pool) == 0;
+    const bool added = ::ioctl(random_.get(), RNDADDENTROPY, &pool) == 0;
     const int error = errno;
     ::explicit_bzero(&pool, sizeof(pool));
     if (!added)
         return fail_errno("RNDADDENTROPY", error);
     // The pool has them; this makes the generator of every CPU draw from it before its next number.
-    if (::ioctl(random.get(), RNDRESEEDCRNG) != 0)
+    if (::ioctl(random_.get(), RNDRESEEDCRNG) != 0)
         return fail_errno("RNDRESEEDCRNG");
     return {};
 }
@@ -111,13 +117,35 @@ Status GuestSystem::step_clock(uint64_t wall_clock_ns) {
 Status GuestSystem::set_hostname(const std::string& hostname) {
     if (::sethostname(hostname.data(), hostname.size()) != 0)
         return fail_errno("sethostname '" + hostname + "'");
-    TRY(put_file("/etc/hostname", hostname + "\n"));
-    const auto hosts = read_file("/etc/hosts");
-    return put_file("/etc/hosts", hosts_with(hosts ? *hosts : std::string(), hostname));
+    return write_hostname_files(hostname);
+}
+
+Status GuestSystem::write_hostname_files(const std::string& hostname) {
+    TRY(overwrite_file(kHostname, hostname + "\n"));
+    // As it was when the machine was sealed; nobody has written to it since.
+    std::string hosts = hosts_ ? *std::exchange(hosts_, {})
+                               : hosts_without_own(read_file(kHosts).value_or(std::string()));
+    hosts.append(kOwnAddress).append("\t").append(hostname).append("\n");
+    return overwrite_file(kHosts, hosts);
 }
 
 Status GuestSystem::set_machine_id(const std::string& machine_id) {
-    return put_file("/etc/machine-id", machine_id + "\n");
+    return overwrite_file(kMachineId, machine_id + "\n");
+}
+
+// Every file is there, its page cached and its block allocated, and no shorter than it will be: so
+// a clone's disk is not waited for.
+Status GuestSystem::shed_identity() {
+    std::string hosts = hosts_without_own(read_file(kHosts).value_or(std::string()));
+    TRY(overwrite_file(kHosts, hosts));
+    hosts_ = std::move(hosts);
+    TRY(overwrite_file(kHostname, "\n"));
+    TRY(overwrite_file(kMachineId, std::string(32, '0') + "\n"));
+    TRY(renew_boot_id());
+    random_ = UniqueFd(::open("/dev/random", O_WRONLY | O_CLOEXEC));
+    if (!random_)
+        return fail_errno("open /dev/random");
+    return {};
 }
 
 std::string GuestSystem::boot_id() {
@@ -132,16 +160,23 @@ std::string GuestSystem::boot_id() {
 // The kernel's own is part of the snapshot and cannot be set; a file over it can.
 Status GuestSystem::renew_boot_id() {
     const std::string content = TRY(random_uuid()) + "\n";
+    if (boot_id_) {  // the same file, as long as it was
+        if (::pwrite(boot_id_.get(), content.data(), content.size(), 0) !=
+            static_cast<ssize_t>(content.size()))
+            return fail_errno("write the boot ID");
+        return {};
+    }
     const std::string path = std::string(kOwnFiles) + "/boot_id";
-    if (::access(path.c_str(), F_OK) == 0)
-        return write_setting(path,
-                             content);  // it is bound already: the same file, as long as it was
     TRY(replace_file(path, content));
+    UniqueFd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    if (!file)
+        return fail_errno("open " + path);
     if (::mount(path.c_str(), kBootId, nullptr, MS_BIND, nullptr) != 0) {
         const Status failed = fail_errno(std::string("bind over ") + kBootId);
         ::unlink(path.c_str());
         return failed;
     }
+    boot_id_ = std::move(file);
     return {};
 }
 
@@ -149,6 +184,10 @@ Status GuestSystem::freeze_commands() {
     if (!cgroup_)
         return fail(Code::host_unsupported, "snapshot: this guest's kernel has no cgroup2");
     const std::string events = std::string(kCgroup) + "/cgroup.events";
+    // Nobody but this process, which is busy here, adds one: where there is none, none will run.
+    if (TRY(read_file(events)).find("populated 0") != std::string::npos)
+        return {};
+    frozen_ = true;
     TRY(write_setting(std::string(kCgroup) + "/cgroup.freeze", "1"));
     UniqueFd watched(::open(events.c_str(), O_RDONLY | O_CLOEXEC));
     if (!watched)
@@ -170,9 +209,11 @@ Status GuestSystem::freeze_commands() {
 }
 
 Status GuestSystem::thaw_commands() {
-    if (!cgroup_)
+    if (!frozen_)
         return {};
-    return write_setting(std::string(kCgroup) + "/cgroup.freeze", "0");
+    TRY(write_setting(std::string(kCgroup) + "/cgroup.freeze", "0"));
+    frozen_ = false;
+    return {};
 }
 
 Status GuestSystem::sync_disks() {

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <optional>
+#include <string>
+
 #include "agent/system.h"
 #include "hypervisor/base/unique_fd.h"
 
@@ -21,6 +24,7 @@ class GuestSystem : public System {
     Status renew_boot_id() override;
     Status configure_network(const NetworkSettings& settings) override;
     int command_cgroup() const override { return cgroup_.get(); }
+    Status shed_identity() override;
     Status freeze_commands() override;
     Status thaw_commands() override;
     Status sync_disks() override;
@@ -28,7 +32,14 @@ class GuestSystem : public System {
     Status allow_power_off() override { return {}; }
 
   private:
+    Status write_hostname_files(const std::string& hostname);
+
     UniqueFd cgroup_;
+    bool frozen_ = false;  // there were commands to freeze
+    UniqueFd boot_id_;     // the file over the kernel's, once it is bound
+    // Of shed_identity:
+    UniqueFd random_;
+    std::optional<std::string> hosts_;  // hosts(5) without this machine's line
 };
 
 // Brings the loopback interface up.

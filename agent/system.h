@@ -40,6 +40,9 @@ class System {
     // Gives this boot another identity, from the kernel's generator.
     virtual Status renew_boot_id() = 0;
     virtual Status configure_network(const NetworkSettings& settings) = 0;
+    // Before a snapshot: gives up the names that no two clones may share, and does beforehand what
+    // makes taking others quick. The functions above work without it.
+    virtual Status shed_identity() = 0;
     // The control group that commands start in; -1: none.
     virtual int command_cgroup() const { return -1; }
     // Not one command runs an instruction between these two.
@@ -62,6 +65,7 @@ class DetachedSystem : public System {
     std::string boot_id() override { return "detached"; }
     Status renew_boot_id() override { return refuse("boot ID"); }
     Status configure_network(const NetworkSettings&) override { return refuse("network"); }
+    Status shed_identity() override { return refuse("snapshot"); }
     Status freeze_commands() override { return refuse("snapshot"); }
     Status thaw_commands() override { return refuse("thawing commands"); }
     Status sync_disks() override { return refuse("sync"); }

@@ -39,6 +39,7 @@ class FakeSystem : public System {
         return note("network " + std::to_string(settings.prefix_bits) + " " +
                     std::to_string(settings.dns.size()));
     }
+    Status shed_identity() override { return note("shed"); }
     Status freeze_commands() override { return note("freeze"); }
     Status thaw_commands() override { return note("thaw"); }
     Status sync_disks() override { return note("sync"); }
@@ -99,7 +100,7 @@ TEST_F(GuestTest, RunsCommandsWhenFreshlyBooted) {
 TEST_F(GuestTest, RefusesCommandsBetweenSnapshotAndIdentity) {
     start();
     ASSERT_TRUE(client->prepare_snapshot(soon()));
-    EXPECT_THAT(log(), ElementsAre("freeze", "sync"));
+    EXPECT_THAT(log(), ElementsAre("freeze", "shed", "sync"));
     const auto refused = run(*client, shell("exit 0"));
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Code::unavailable);
@@ -107,8 +108,9 @@ TEST_F(GuestTest, RefusesCommandsBetweenSnapshotAndIdentity) {
     EXPECT_TRUE(agent->client().info().sealed);
 
     ASSERT_TRUE(client->identify(identity(), soon()));
-    EXPECT_THAT(log(), ElementsAre("freeze", "sync", "entropy 64", "clock", "hostname clone-1",
-                                   "machine-id " + std::string(32, 'a'), "boot-id", "thaw"));
+    EXPECT_THAT(log(),
+                ElementsAre("freeze", "shed", "sync", "entropy 64", "clock", "hostname clone-1",
+                            "machine-id " + std::string(32, 'a'), "boot-id", "thaw"));
     EXPECT_EQ(exec_code(), kRuns);
     const AgentClient later = agent->client();
     EXPECT_FALSE(later.info().sealed);
@@ -231,7 +233,7 @@ TEST_F(GuestTest, RefusesAllButIdentityWhileSealed) {
     const Status grown = client->grow_root(soon());
     ASSERT_FALSE(grown);
     EXPECT_EQ(grown.error().code, Code::unavailable);
-    EXPECT_THAT(log(), ElementsAre("freeze", "sync"));
+    EXPECT_THAT(log(), ElementsAre("freeze", "shed", "sync"));
     EXPECT_TRUE(client->ping(soon())) << "which changes nothing";
     ASSERT_TRUE(client->identify(identity(), soon()));
     EXPECT_TRUE(client->grow_root(soon()));
