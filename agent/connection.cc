@@ -123,6 +123,9 @@ Status Connection::serve_request(const wire::Frame& frame) {
         case wire::Body::PrepareSnapshot:
             answer(stream, guest.prepare_snapshot());
             return {};
+        case wire::Body::SetClock:
+            answer(stream, guest.set_clock(*frame.body_as_SetClock()));
+            return {};
         case wire::Body::GrowRoot:
             answer(stream, guest.grow_root());
             return {};

@@ -119,6 +119,11 @@ Status Guest::identify(const wire::Identity& identity) {
     return {};
 }
 
+Status Guest::set_clock(const wire::SetClock& clock) {
+    TRY(may_run());
+    return system_.step_clock(clock.wall_clock_ns());
+}
+
 Status Guest::grow_root() {
     TRY(may_run());
     return system_.grow_root();

@@ -30,7 +30,8 @@ class Guest {
     // back.
     Status prepare_snapshot();
     int command_cgroup() const { return system_.command_cgroup(); }
-    // Error unavailable while sealed.
+    // Errors: unavailable while sealed.
+    Status set_clock(const wire::SetClock& clock);
     Status grow_root();
     Status allow_power_off() { return system_.allow_power_off(); }
 

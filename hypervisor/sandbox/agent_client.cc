@@ -16,6 +16,10 @@ namespace spore {
 namespace {
 
 constexpr size_t kOwnEntropyBytes = 64;
+constexpr uint16_t kSetClockProtocol = 2;  // schema/agent.fbs
+// How far behind a clone's clock may be: rare, or a busy host would have an exchange more to do.
+constexpr std::chrono::milliseconds kClockErrorMax{250};
+constexpr int kClockTries = 3;
 
 // spore-vmm's end of vsock: "CONNECT <port>\n", answered by "OK <its own port>\n", which is
 // returned. Byte by byte, not to take what follows the line.
@@ -141,6 +145,8 @@ Status AgentClient::send_identity(const AgentIdentity& identity) {
     TRY(wire_->send(stream, wire::CreateIdentity(buffer, hostname, machine_id, bytes, now, network,
                                                  environment)));
     wire_->identity_stream = stream;
+    // A time of the caller's own is not put right.
+    wire_->identity_sent = identity.wall_clock_ns == 0 ? Deadline::clock::now() : Deadline::max();
     return wire_->write();
 }
 
@@ -149,6 +155,15 @@ Status AgentClient::confirm_identity(Deadline deadline) {
     assert(wire_->identity_stream != 0);
     TRY(wire_->answer(std::exchange(wire_->identity_stream, 0), deadline));
     wire_->info.sealed = false;
+    // The time in a message that waited for a busy host is of when it was sent.
+    auto sent = wire_->identity_sent;
+    for (int tries = 0;
+         tries < kClockTries && wire_->info.protocol >= kSetClockProtocol &&
+         Deadline::clock::now() > sent && Deadline::clock::now() - sent > kClockErrorMax;
+         tries++) {
+        sent = Deadline::clock::now();
+        TRY(wire_->ask(wire::CreateSetClock(wire_->buffer(), wall_clock_ns()), deadline));
+    }
     return {};
 }
 

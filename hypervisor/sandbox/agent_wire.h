@@ -59,6 +59,7 @@ class AgentClient::Wire {
     AgentInfo info;
     uint32_t host_port = 0;
     uint32_t identity_stream = 0;  // of send_identity, until it is confirmed
+    Deadline identity_sent;
 
   private:
     Status queue(std::span<const std::byte> frame);

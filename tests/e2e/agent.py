@@ -34,6 +34,11 @@ class Result:
 
 def connect_vsock(path, port, limit_s):
     """A connection to `port` of the guest whose vsock is at `path`; OSError if nobody listens."""
+    return connect_vsock_port(path, port, limit_s)[0]
+
+
+def connect_vsock_port(path, port, limit_s):
+    """The same, and the connection's port at the host."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(limit_s)
     try:
@@ -50,16 +55,34 @@ def connect_vsock(path, port, limit_s):
     except BaseException:
         connection.close()
         raise
+    return connection, int(line[3:])
+
+
+def attach_vsock(path, port, limit_s):
+    """The host end of the connection that was carried through a snapshot: nothing is answered."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(limit_s)
+    connection.connect(path)
+    connection.sendall(b'ATTACH %d\n' % port)
     return connection
 
 
 class Agent:
+    @classmethod
+    def attach(cls, path, last_stream, limit_s):
+        """An agent without a greeting: whoever was before us said Hello, and used these streams."""
+        self = cls.__new__(cls)
+        self.streams, self.sealed = last_stream, True
+        self.socket = attach_vsock(path, PORT, limit_s)
+        return self
+
     def __init__(self, path, limit_s):
         deadline = time.monotonic() + limit_s
         self.streams = 0
         while True:
             try:
-                self.socket = connect_vsock(path, PORT, max(1, deadline - time.monotonic()))
+                self.socket, self.host_port = connect_vsock_port(
+                    path, PORT, max(1, deadline - time.monotonic()))
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
@@ -72,8 +95,19 @@ class Agent:
         self.socket.close()
 
     def identify(self, hostname):
-        self._ask(IDENTITY, {0: hostname, 1: os.urandom(16).hex(), 2: os.urandom(64),
-                             3: (U64, time.time_ns())}, DONE)
+        self.confirm(self.send_identity(hostname))
+
+    def send_identity(self, hostname):
+        return self._send(IDENTITY, {0: hostname, 1: os.urandom(16).hex(), 2: os.urandom(64),
+                                     3: (U64, time.time_ns())})
+
+    def confirm(self, stream):
+        got, _ = self._receive(stream)
+        if got != DONE:
+            raise AgentError(f'agent: answered request on stream {stream} with {got}')
+
+    def prepare_snapshot(self):
+        self._ask(PREPARE_SNAPSHOT, {}, DONE)
 
     def grow_root(self):
         self._ask(GROW_ROOT, {}, DONE)

@@ -239,8 +239,9 @@ class Vm:
         states = ('booting', 'running', 'paused', 'ended')
         return states[table.scalar(0, U8)], table.scalar(1, U64), table.scalar(2, U32)
 
-    def snapshot(self, directory):
-        self.control('snapshot', {0: directory})
+    def snapshot(self, directory, carry=(0, 0)):
+        """`carry`: the vsock connection to carry, as host port and guest port."""
+        self.control('snapshot', {0: directory, 1: (U32, carry[0]), 2: (U32, carry[1])})
 
 
 def read_text(path):

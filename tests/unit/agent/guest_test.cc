@@ -226,6 +226,17 @@ TEST_F(GuestTest, ServesAnIdentityAsTheFirstFrameOfAConnectionThatWasCarried) {
     EXPECT_EQ(exec_code(), kRuns) << "and for every other connection";
 }
 
+// The test holds the message back, as a busy host does.
+TEST_F(GuestTest, StepsTheClockAgainWhenTheIdentityWasLongOnItsWay) {
+    start();
+    ASSERT_TRUE(client->send_identity(identity()));
+    const auto late = std::chrono::steady_clock::now() + std::chrono::milliseconds(260);
+    while (std::chrono::steady_clock::now() < late)
+        ::sched_yield();
+    ASSERT_TRUE(client->confirm_identity(soon()));
+    EXPECT_GE(std::ranges::count(log(), "clock"), 2);
+}
+
 TEST_F(GuestTest, RefusesAllButIdentityWhileSealed) {
     start();
     ASSERT_TRUE(client->prepare_snapshot(soon()));

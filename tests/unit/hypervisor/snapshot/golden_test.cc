@@ -57,5 +57,40 @@ TEST(GoldenSnapshot, OfVersion1IsUnderstood) {
     EXPECT_EQ(state.serial.divisor, 1);
 }
 
+// Of a template made in the bed from a tuned Linux: one vCPU, 256 MiB, its disk on one raw layer,
+// the agent's connection carried.
+TEST(GoldenSnapshot, OfVersion2IsUnderstood) {
+    std::string path = std::string(SPORE_SOURCE_ROOT) + "/tests/golden/v2/state.spore";
+    auto payload = read_state_file(path);
+    ASSERT_TRUE(payload) << payload.error().message;
+    auto decoded = decode_state(*payload);
+    ASSERT_TRUE(decoded) << decoded.error().message;
+    const MachineState& state = *decoded;
+    ASSERT_EQ(state.vcpus.size(), 1u);
+    ASSERT_EQ(state.memory.extents.size(), 1u);
+    EXPECT_EQ(state.memory.extents[0].size, 256u << 20);
+    EXPECT_EQ(state.memory.image.chunk_hashes.size(), 128u);
+    ASSERT_EQ(state.devices.size(), 3u);
+    auto* vsock = std::get_if<VsockState>(&state.devices[1].kind);
+    ASSERT_NE(vsock, nullptr);
+    EXPECT_EQ(vsock->guest_cid, ContextId{3});
+    ASSERT_TRUE(vsock->carried);
+    EXPECT_EQ(vsock->carried->ports.guest, 1024u);
+    EXPECT_EQ(vsock->carried->ports.host + 1, vsock->next_host_port);
+    EXPECT_EQ(vsock->carried->credit.guest_buffer_bytes, 256u << 10);
+    EXPECT_EQ(vsock->carried->credit.sent, vsock->carried->credit.guest_forwarded);
+    EXPECT_GT(vsock->carried->credit.sent, 0u);
+    EXPECT_EQ(vsock->carried->credit.received, vsock->carried->credit.forwarded);
+    EXPECT_LT(vsock->carried->credit.published, vsock->carried->credit.received);
+    EXPECT_TRUE(vsock->carried->credit.announced);
+    EXPECT_TRUE(vsock->ended.empty());
+    EXPECT_EQ(state.devices[1].transport.device_status, 0xf);
+
+    // What was read says the same when it is written again.
+    auto again = decode_state(encode_state(state));
+    ASSERT_TRUE(again);
+    EXPECT_EQ(*std::get_if<VsockState>(&again->devices[1].kind), *vsock);
+}
+
 }  // namespace
 }  // namespace spore
