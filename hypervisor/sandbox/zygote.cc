@@ -28,11 +28,11 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
     for (const UniqueFd& network : files.networks)
         descriptors.push_back(network.get());
     if (request.disks > ZygoteRequest::kDisksMax || request.networks > ZygoteRequest::kNetworksMax)
-        return fail(Code::invalid_argument,
-                    "zygote: " + std::to_string(request.disks) + " disks and " +
-                        std::to_string(request.networks) + " networks, at most " +
-                        std::to_string(ZygoteRequest::kDisksMax) + " and " +
-                        std::to_string(ZygoteRequest::kNetworksMax));
+        return fail(Code::invalid_argument, "zygote: " + std::to_string(request.disks) +
+                                                " disks and " + std::to_string(request.networks) +
+                                                " networks, at most " +
+                                                std::to_string(ZygoteRequest::kDisksMax) + " and " +
+                                                std::to_string(ZygoteRequest::kNetworksMax));
     iovec bytes = {&request, sizeof(request)};
     alignas(cmsghdr) char control[CMSG_SPACE(ZygoteRequest::kDescriptorsMax * sizeof(int))] = {};
     msghdr message = {};

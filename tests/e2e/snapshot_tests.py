@@ -21,6 +21,9 @@ HEADER_BYTES = 40  # hypervisor/snapshot/state_file.h
 MSR_TSC = 0x10
 MSR_CLOCKS = {0x4b564d00: 12, 0x4b564d01: 32}
 LAPIC_CURRENT_COUNT = range(0x390, 0x394)
+# Made of TPR and ISR, which are compared (SDM 3A 10.8.3.1); KVM brings it up to date when it looks at
+# it, and always when it is loaded, so what is saved may be older than those two.
+LAPIC_PROCESSOR_PRIORITY = range(0xa0, 0xa4)
 
 
 def decode(directory, work):
@@ -81,7 +84,7 @@ def without_time(state):
         check(any(msr['index'] == MSR_TSC for msr in vcpu['msrs']), 'no TSC among the MSRs')
         vcpu['msrs'] = {hex(msr['index']): msr['value'] for msr in vcpu['msrs']
                         if msr['index'] != MSR_TSC}
-        for place in LAPIC_CURRENT_COUNT:
+        for place in (*LAPIC_CURRENT_COUNT, *LAPIC_PROCESSOR_PRIORITY):
             vcpu['lapic'][place] = 0
     return [device['kind'].pop('layers') for device in state['devices']
             if 'layers' in device.get('kind', {})]
