@@ -1,0 +1,149 @@
+#include "bench/clone_rig.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "hypervisor/base/clock.h"
+#include "hypervisor/sandbox/vmm_client.h"
+
+namespace spore::bench {
+
+namespace stdfs = std::filesystem;
+
+namespace {
+
+VmmClient::Deadline soon() {
+    return std::chrono::steady_clock::now() + std::chrono::seconds(60);
+}
+
+std::string text_of(const stdfs::path& path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<NetPeer>> NetPeer::create(const stdfs::path& path) {
+    std::unique_ptr<NetPeer> peer(new NetPeer(path));
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.string().size() >= sizeof(address.sun_path))
+        return fail(Code::invalid_argument, "work directory: " + path.string() + " is too long");
+    std::strcpy(address.sun_path, path.c_str());
+    peer->socket_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::bind(peer->socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
+        ::listen(peer->socket_.get(), 1024) != 0)
+        return fail_errno(path.string());
+    peer->thread_ = std::thread([here = peer.get()] { here->accept_all(); });
+    return peer;
+}
+
+NetPeer::~NetPeer() {
+    ::shutdown(socket_.get(), SHUT_RDWR);
+    if (thread_.joinable())
+        thread_.join();
+}
+
+void NetPeer::accept_all() {
+    for (;;) {
+        UniqueFd peer(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        if (!peer)
+            return;
+        // Those whose clone is gone make room.
+        std::erase_if(peers_, [](const UniqueFd& old) {
+            char byte;
+            return ::recv(old.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+        });
+        peers_.push_back(std::move(peer));
+    }
+}
+
+Result<std::unique_ptr<CloneRig>> CloneRig::create(Programs programs, stdfs::path directory) {
+    std::error_code error;
+    stdfs::create_directories(directory, error);
+    if (error)
+        return fail(Code::unavailable, directory.string() + ": " + error.message());
+    std::unique_ptr<CloneRig> rig(new CloneRig(std::move(programs), std::move(directory)));
+    rig->peer_ = TRY(NetPeer::create(rig->directory_ / "net"));
+    std::ofstream(rig->directory_ / "base.img") << std::string(1 << 20, 'b');
+    return rig;
+}
+
+Status CloneRig::make_template(unsigned memory_mib) {
+    stdfs::path home = directory_ / ("template-" + std::to_string(memory_mib));
+    stdfs::path snapshot = home / "snapshot";
+    stdfs::create_directories(snapshot);
+    auto vmm =
+        TRY(start_vmm(programs_.vmm,
+                      {"--kernel", programs_.guest, "--memory", std::to_string(memory_mib) + "M",
+                       "--disk", "top.img,layer=" + (directory_ / "base.img").string() + ",size=2M",
+                       "--net", "socket=" + peer_->path().string(), "--vsock", "v", "--control",
+                       "control", "--serial", "file:console"},
+                      home, home / "log", soon()));
+    auto control = TRY(VmmClient::connect(home));
+    // The guest has found and set up block, network, vsock and rng.
+    for (auto limit = soon(); text_of(home / "console") != "4\n";) {
+        if (std::chrono::steady_clock::now() > limit)
+            return fail(Code::timeout, "the guest said '" + text_of(home / "console") +
+                                           "', not that its 4 devices are set up");
+        TRY(control.status(limit));
+    }
+    TRY(control.snapshot(snapshot, {}, soon()));
+    TRY(control.quit(soon()));
+    TRY(kill_process(vmm, soon()));
+    templates_[memory_mib] = snapshot;
+    return {};
+}
+
+Result<Clone> CloneRig::start_cold(unsigned memory_mib, bool with_stages) {
+    const stdfs::path& source = templates_.at(memory_mib);
+    Clone clone;
+    clone.directory = directory_ / ("clone-" + std::to_string(next_++));
+    std::vector<std::string> arguments = {"--restore", source.string(),
+                                          "--disk",    "disk-0.img",
+                                          "--net",     "socket=" + peer_->path().string(),
+                                          "--vsock",   "v",
+                                          "--control", "control",
+                                          "--serial",  "file:console"};
+    if (with_stages)
+        arguments.push_back("--stage-times");
+    clone.begun_ns = monotonic_ns();
+    if (::mkdir(clone.directory.c_str(), 0700) != 0)
+        return fail_errno(clone.directory.string());
+    clone.vmm =
+        TRY(start_vmm(programs_.vmm, arguments, clone.directory, clone.directory / "log", soon()));
+    return clone;
+}
+
+Status CloneRig::learn_boundaries(Clone& clone) const {
+    auto control = TRY(VmmClient::connect(clone.directory));
+    auto limit = soon();
+    while (clone.first_exit_ns == 0) {
+        if (std::chrono::steady_clock::now() > limit)
+            return fail(Code::timeout, "a clone's guest has not exited once");
+        clone.stages.clear();
+        for (const auto& [name, value] : TRY(control.status(limit)).counters) {
+            if (name == "built_monotonic_ns")
+                clone.built_ns = value;
+            if (name == "first_exit_monotonic_ns")
+                clone.first_exit_ns = value;
+            if (name.starts_with("stage."))
+                clone.stages.emplace_back(name.substr(6), value);
+        }
+    }
+    return {};
+}
+
+Status CloneRig::end(const Clone& clone) const {
+    TRY(kill_process(clone.vmm, soon()));
+    std::error_code error;
+    stdfs::remove_all(clone.directory, error);
+    return {};
+}
+
+}  // namespace spore::bench

@@ -1,0 +1,121 @@
+"""The figures, their targets, and whether they hold. THE TABLE OF TARGETS IS HERE and nowhere else:
+they are those of issue 4, "Restore at the kernel's own speed", section "Must reach"."""
+
+import dataclasses
+
+HERE, BED = 'here', 'bed'  # this machine's /dev/kvm; the emulated host (tests/bed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """`spore` and `against` are (samples' name, statistic). The ratio is the first by the second."""
+    name: str
+    where: str
+    title: str
+    spore: tuple
+    against: tuple  # or None: the target is of Spore's figure itself, in `unit`
+    column: str  # where `against` is shown: floor, firecracker, qemu, or spore for another of ours
+    bound: float
+    words: str  # the target for people
+    at_least: bool = False
+    unit: str = 'us'
+
+
+P50, P99 = 'p50', 'p99'
+FIGURES = (
+    Figure('ready_b2', HERE, 'ready path, B2, median', ('ready/128', P50), ('floor/128', P50),
+           'floor', 1.3, '<= 1.3 x floor'),
+    Figure('ready_b2_p99', HERE, 'ready path, B2, p99', ('ready/128', P99), ('floor/128', P99),
+           'floor', 2, '<= 2 x floor'),
+    Figure('parked_b2', HERE, 'parked clone, B2, median', ('parked/128', P50), ('floor/128', P50),
+           'floor', 0.25, '<= 0.25 x floor'),
+    Figure('cold_b2', HERE, 'cold path, B2, median', ('cold/128', P50), ('floor/128', P50),
+           'floor', 3, '<= 3 x floor'),
+    Figure('ready_4gib', HERE, 'ready path, 4 GiB by 128 MiB', ('ready/4096', P50),
+           ('ready/128', P50), 'spore', 1.1, '<= 1.1'),
+    Figure('cold_4gib', HERE, 'cold path, 4 GiB by 128 MiB', ('cold/4096', P50),
+           ('cold/128', P50), 'spore', 1.1, '<= 1.1'),
+    Figure('ready_500th', HERE, 'ready path, last of many by first', ('ready_many_alive/128', P50),
+           ('ready/128', P50), 'spore', 1.5, '<= 1.5'),
+    Figure('cold_500th', HERE, 'cold path, last of many by first', ('cold_many_alive/128', P50),
+           ('cold/128', P50), 'spore', 1.5, '<= 1.5'),
+    Figure('ready_32_rate', HERE, 'ready path, 32 at once, rate',
+           ('ready_at_once', 'rate'), ('floor_at_once', 'rate'), 'floor', 0.8, '>= 0.8 x floor',
+           at_least=True, unit='1/s'),
+    Figure('cold_32_rate', HERE, 'cold path, 32 at once, rate',
+           ('cold_at_once', 'rate'), ('floor_at_once', 'rate'), 'floor', 0.8, '>= 0.8 x floor',
+           at_least=True, unit='1/s'),
+    Figure('ready_firecracker', HERE, 'ready path, B2, by Firecracker waiting', ('ready/128', P50),
+           ('firecracker_waiting/128', P50), 'firecracker', 0.1, '<= 1/10'),
+    Figure('cold_firecracker', HERE, 'cold path, B2, by Firecracker started', ('cold/128', P50),
+           ('firecracker_start/128', P50), 'firecracker', 0.2, '<= 1/5'),
+    Figure('linux_b3', BED, 'Linux: B3 - B2 by the agent\'s round trip', ('linux_b3_less_b2', P50),
+           ('linux_ping', P50), 'spore', 2, '<= 2'),
+    Figure('linux_b4', BED, 'Linux: B4 - B3 by a warm exec', ('linux_b4_less_b3', P50),
+           ('linux_exec', P50), 'spore', 1.2, '<= 1.2'),
+    Figure('linux_pss', BED, 'Linux: Pss of an idle clone, 256 MiB', ('linux_pss_kib', 'mean'),
+           None, 'spore', 3072, '<= 3072 KiB', unit='KiB'),
+    Figure('linux_ready_firecracker', BED, 'Linux: B4, ready path by Firecracker waiting',
+           ('linux_ready_b4', P50), ('linux_firecracker_waiting_b4', P50), 'firecracker', 1 / 3,
+           '<= 1/3'),
+    Figure('linux_cold_firecracker', BED, 'Linux: B4, cold path by Firecracker started',
+           ('linux_cold_b4', P50), ('linux_firecracker_start_b4', P50), 'firecracker', 1 / 3,
+           '<= 1/3'),
+    Figure('linux_ready_qemu', BED, 'Linux: B4, ready path by QEMU -incoming',
+           ('linux_ready_b4', P50), ('linux_qemu_b4', P50), 'qemu', 1 / 3, '<= 1/3'),
+    Figure('linux_cold_qemu', BED, 'Linux: B4, cold path by QEMU -incoming',
+           ('linux_cold_b4', P50), ('linux_qemu_b4', P50), 'qemu', 1 / 3, '<= 1/3'),
+)
+
+
+def quantile(samples, part):
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def statistic(samples, which, at_once):
+    """`at_once`: how many machines one sample of a rate made."""
+    if which == 'mean':
+        return sum(samples) / len(samples)
+    if which == 'rate':
+        return at_once / (quantile(samples, 0.5) / 1e6)
+    return quantile(samples, 0.99 if which == P99 else 0.5)
+
+
+def why_not(figure, samples, skipped):
+    for name, _ in filter(None, (figure.spore, figure.against)):
+        if not samples.get(name):
+            return f'{name}: ' + skipped.get(name, 'not measured')
+    return ''
+
+
+def judge(figure, samples, skipped, at_once):
+    """One object of the JSON: figure, spore, floor, peers, ratio, target, holds, and more."""
+    result = {'figure': figure.name, 'title': figure.title, 'where': figure.where,
+              'unit': figure.unit, 'spore': None, 'floor': None, 'peers': {}, 'ratio': None,
+              'target': figure.words, 'bound': figure.bound, 'holds': None,
+              'why_not_measured': why_not(figure, samples, skipped)}
+
+    def value(source):
+        name, which = source
+        if not samples.get(name):
+            return None
+        return statistic(samples[name], which, at_once)
+
+    result['spore'] = value(figure.spore)
+    result['samples'] = len(samples.get(figure.spore[0], ()))
+    other = value(figure.against) if figure.against else None
+    if figure.column == 'floor':
+        result['floor'] = other
+    elif figure.against:
+        result['peers'][figure.column if figure.column != 'spore' else figure.against[0]] = other
+    if result['why_not_measured']:
+        return result
+    result['ratio'] = result['spore'] / other if figure.against else None
+    measure = result['ratio'] if figure.against else result['spore']
+    result['holds'] = measure >= figure.bound if figure.at_least else measure <= figure.bound
+    return result
+
+
+def judge_all(samples, skipped, at_once):
+    return [judge(figure, samples, skipped, at_once) for figure in FIGURES]
