@@ -6,13 +6,16 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "bench/clone.h"
+#include "bench/waiting_clones.h"
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
-#include "hypervisor/sandbox/vmm_process.h"
 
 namespace spore::bench {
 
@@ -32,17 +35,9 @@ class NetPeer {
     std::thread thread_;
 };
 
-struct Clone {
-    ProcessIdentity vmm;
-    std::filesystem::path directory;
-    uint64_t begun_ns = 0;  // CLOCK_MONOTONIC, all of them
-    uint64_t built_ns = 0;
-    uint64_t first_exit_ns = 0;
-    std::vector<std::pair<std::string, uint64_t>> stages;  // each's end, in order; if asked for
-
-    double b1_us() const { return static_cast<double>(built_ns - begun_ns) / 1000; }
-    double b2_us() const { return static_cast<double>(first_exit_ns - begun_ns) / 1000; }
-};
+// How a clone comes to be.
+enum class Path { cold, ready, parked };
+const char* path_name(Path path);
 
 class CloneRig {
   public:
@@ -54,22 +49,31 @@ class CloneRig {
     static Result<std::unique_ptr<CloneRig>> create(Programs programs,
                                                     std::filesystem::path directory);
 
-    // Boots the guest with every device, waits until its drivers are through, snapshots it.
+    // Boots the guest with every device, waits until its drivers are through, snapshots it; starts
+    // its zygote.
     Status make_template(unsigned memory_mib);
-    // The cold path: from the request a process, its jail, the clone. Any thread.
-    Result<Clone> start_cold(unsigned memory_mib, bool with_stages = false);
-    // Asks the VMM when its boundaries were. Waits until the guest has exited once.
-    Status learn_boundaries(Clone& clone) const;
-    // Off every measured part.
-    Status end(const Clone& clone) const;
+    // Off every measured part: as many wait for requests on that path. Nothing to do for cold.
+    Status make_waiting(Path path, unsigned memory_mib, unsigned count);
+    // A request, up to the VMM's word that the machine runs. Any thread.
+    Result<Clone> start(Path path, unsigned memory_mib, bool with_stages = false);
 
   private:
+    struct Template {
+        std::filesystem::path snapshot;
+        std::optional<WaitingClones> zygote;
+    };
     CloneRig(Programs programs, std::filesystem::path directory)
         : programs_(std::move(programs)), directory_(std::move(directory)) {}
+    Result<std::filesystem::path> boot_and_snapshot(unsigned memory_mib, bool with_network);
+    Result<Clone> start_cold(const std::filesystem::path& snapshot, bool with_stages);
+    std::filesystem::path base() const { return directory_ / "base.img"; }
+
     Programs programs_;
     std::filesystem::path directory_;
     std::unique_ptr<NetPeer> peer_;
-    std::map<unsigned, std::filesystem::path> templates_;
+    std::map<unsigned, Template> templates_;
+    std::mutex mutex_;  // of waiting_
+    std::map<std::pair<Path, unsigned>, std::vector<std::filesystem::path>> waiting_;
     std::atomic<unsigned> next_{0};
 };
 

@@ -82,20 +82,21 @@ void add_benchmark(const std::string& name, int rounds, Measure measure) {
         ->Unit(benchmark::kMicrosecond);
 }
 
-// A clone from nothing: B2, and B1 beside it.
-Result<double> cold(CloneRig& rig, unsigned memory_mib, const std::string& b1) {
-    auto clone = TRY(rig.start_cold(memory_mib));
-    TRY(rig.learn_boundaries(clone));
-    TRY(rig.end(clone));
+// A clone: B2, and B1 beside it under the name `b1`. What waits for it is made before.
+Result<double> clone_once(CloneRig& rig, Path path, unsigned memory_mib, const std::string& b1) {
+    TRY(rig.make_waiting(path, memory_mib, 1));
+    auto clone = TRY(rig.start(path, memory_mib));
+    TRY(learn_boundaries(clone));
+    TRY(end_clone(clone));
     samples().add(b1, clone.b1_us());
     return clone.b2_us();
 }
 
-// The same with the stage timer on.
+// The cold path with the stage timer on.
 Result<double> cold_stages(CloneRig& rig) {
-    auto clone = TRY(rig.start_cold(kSmallMib, true));
-    TRY(rig.learn_boundaries(clone));
-    TRY(rig.end(clone));
+    auto clone = TRY(rig.start(Path::cold, kSmallMib, true));
+    TRY(learn_boundaries(clone));
+    TRY(end_clone(clone));
     uint64_t last = clone.begun_ns;
     auto add = [&](const std::string& stage, uint64_t end) {
         samples().add("stage/cold/" + stage, static_cast<double>(end - last) / 1000);
@@ -114,14 +115,15 @@ Result<double> cold_stages(CloneRig& rig) {
 }
 
 // `count` requests at the same moment, each from a thread of its own; µs until the last first exit.
-Result<double> cold_at_once(CloneRig& rig, unsigned count) {
+Result<double> clones_at_once(CloneRig& rig, Path path, unsigned count) {
+    TRY(rig.make_waiting(path, kSmallMib, count));
     std::vector<std::optional<Result<Clone>>> clones(count);
     std::barrier gate(static_cast<std::ptrdiff_t>(count) + 1);
     std::vector<std::thread> threads;
     for (auto& clone : clones) {
         threads.emplace_back([&] {
             gate.arrive_and_wait();
-            clone = rig.start_cold(kSmallMib);
+            clone = rig.start(path, kSmallMib);
         });
     }
     uint64_t begun = monotonic_ns(), last = begun;
@@ -130,7 +132,7 @@ Result<double> cold_at_once(CloneRig& rig, unsigned count) {
         thread.join();
     Status status;
     for (auto& clone : clones) {
-        Status learnt = *clone ? rig.learn_boundaries(**clone) : std::unexpected(clone->error());
+        Status learnt = *clone ? learn_boundaries(**clone) : std::unexpected(clone->error());
         if (!learnt)
             status = learnt;
         else
@@ -138,7 +140,7 @@ Result<double> cold_at_once(CloneRig& rig, unsigned count) {
     }
     for (auto& clone : clones) {
         if (*clone)
-            (void)rig.end(**clone);
+            (void)end_clone(**clone);
     }
     TRY(std::move(status));
     return static_cast<double>(last - begun) / 1000;
@@ -155,13 +157,16 @@ Status run_single(const Options& options, CloneRig& rig) {
     auto small = TRY(Floor::start(options.floor, kSmallMib));
     auto large = TRY(Floor::start(options.floor, kLargeMib));
     std::optional<Firecracker> firecracker;
-    size_t count = 5;
+    size_t count = 9;
     add_benchmark("floor/128", options.rounds, [&] { return small.round(); });
     add_benchmark("floor/4096", options.rounds, [&] { return large.round(); });
     for (unsigned mib : {kSmallMib, kLargeMib}) {
-        std::string size = std::to_string(mib);
-        add_benchmark("cold/" + size, options.rounds,
-                      [&rig, mib, size] { return cold(rig, mib, "cold_b1/" + size); });
+        for (Path path : {Path::cold, Path::ready, Path::parked}) {
+            std::string name = path_name(path), size = "/" + std::to_string(mib);
+            add_benchmark(name + size, options.rounds, [&rig, path, mib, b1 = name + "_b1" + size] {
+                return clone_once(rig, path, mib, b1);
+            });
+        }
     }
     add_benchmark("cold_stages/128", options.rounds, [&] { return cold_stages(rig); });
     if (!options.firecracker.empty()) {
@@ -182,35 +187,44 @@ void run_at_once(const Options& options, CloneRig& rig) {
     auto count = static_cast<unsigned>(options.at_once);
     add_benchmark("floor_at_once", options.at_once_rounds,
                   [&] { return floor_at_once(options.floor, count); });
-    add_benchmark("cold_at_once", options.at_once_rounds,
-                  [&rig, count] { return cold_at_once(rig, count); });
-    run_phase("at once", 2 * static_cast<size_t>(options.at_once_rounds));
+    for (Path path : {Path::cold, Path::ready})
+        add_benchmark(std::string(path_name(path)) + "_at_once", options.at_once_rounds,
+                      [&rig, count, path] { return clones_at_once(rig, path, count); });
+    run_phase("at once", 3 * static_cast<size_t>(options.at_once_rounds));
 }
 
-// All but one live; then that one, again and again.
-Status run_alive(const Options& options, CloneRig& rig) {
-    progress.begin("many alive", static_cast<size_t>(options.alive) - 1);
-    std::vector<Clone> alive;
-    Status status;
-    for (int index = 0; index + 1 < options.alive && status; index++) {
-        auto clone = rig.start_cold(kSmallMib);
-        if (clone && (status = rig.learn_boundaries(*clone))) {
-            samples().add("cold_by_number_alive", clone->b2_us());
-            alive.push_back(std::move(*clone));
-        } else if (!clone) {
-            status = std::unexpected(clone.error());
-        }
+// `count` live clones, each's B2 noted.
+Status make_alive(CloneRig& rig, Path path, int count, std::vector<Clone>& alive) {
+    progress.begin("many alive", static_cast<size_t>(count));
+    for (int index = 0; index < count; index++) {
+        TRY(rig.make_waiting(path, kSmallMib, 1));
+        alive.push_back(TRY(rig.start(path, kSmallMib)));
+        TRY(learn_boundaries(alive.back()));
+        samples().add(std::string(path_name(path)) + "_by_number_alive", alive.back().b2_us());
         progress.step();
     }
+    return {};
+}
+
+// All but one live; then that one, again and again, beside the floor.
+Status run_alive(const Options& options, CloneRig& rig) {
+    std::vector<Clone> alive;
+    Status status = make_alive(rig, Path::ready, options.alive / 2, alive);
+    if (status)
+        status = make_alive(rig, Path::cold, options.alive - options.alive / 2 - 1, alive);
     if (status) {
         auto floor = TRY(Floor::start(options.floor, kSmallMib));
         add_benchmark("floor_many_alive/128", options.rounds, [&] { return floor.round(); });
-        add_benchmark("cold_many_alive/128", options.rounds,
-                      [&] { return cold(rig, kSmallMib, "cold_b1_many_alive/128"); });
-        run_phase("beside many alive", 2 * static_cast<size_t>(options.rounds));
+        for (Path path : {Path::cold, Path::ready, Path::parked}) {
+            std::string name = path_name(path);
+            add_benchmark(name + "_many_alive/128", options.rounds, [&rig, path, name] {
+                return clone_once(rig, path, kSmallMib, name + "_b1_many_alive/128");
+            });
+        }
+        run_phase("beside many alive", 4 * static_cast<size_t>(options.rounds));
     }
     for (const Clone& clone : alive)
-        (void)rig.end(clone);
+        (void)end_clone(clone);
     return status;
 }
 
@@ -224,7 +238,7 @@ Status run(const Options& options) {
     TRY(run_single(options, *rig));
     run_at_once(options, *rig);
     if (auto alive = run_alive(options, *rig); !alive)
-        samples().skip("cold_many_alive/128", alive.error().message);
+        samples().skip("many_alive", alive.error().message);
     return samples().write(options.out);
 }
 

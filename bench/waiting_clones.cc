@@ -1,0 +1,99 @@
+#include "bench/waiting_clones.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "hypervisor/base/clock.h"
+#include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/record.h"
+#include "hypervisor/sandbox/vmm_client.h"
+
+namespace spore::bench {
+
+namespace {
+
+Zygote::Deadline soon() {
+    return std::chrono::steady_clock::now() + std::chrono::seconds(60);
+}
+
+Result<UniqueFd> open_new(const std::filesystem::path& path, int flags) {
+    UniqueFd file(::open(path.c_str(), flags | O_CREAT | O_CLOEXEC, 0600));
+    if (!file)
+        return fail_errno(path.string());
+    return file;
+}
+
+Result<UniqueFd> bind_socket(const std::filesystem::path& path, int type) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.string().size() >= sizeof(address.sun_path))
+        return fail(Code::invalid_argument, path.string() + ": too long for a socket");
+    path.string().copy(address.sun_path, path.string().size());
+    UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket ||
+        ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+        return fail_errno(path.string());
+    return socket;
+}
+
+}  // namespace
+
+Result<WaitingClones> WaitingClones::create(const std::filesystem::path& source,
+                                            const std::filesystem::path& base,
+                                            std::filesystem::path directory) {
+    TemplateInfo info;
+    info.directory = source;
+    info.rootfs = base;
+    std::filesystem::create_directories(directory);
+    WaitingClones made(TRY(Zygote::start(info, directory, soon())));
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+        return fail_errno("pipe");
+    made.lease_read_.reset(ends[0]);
+    made.lease_write_.reset(ends[1]);
+    return made;
+}
+
+Result<std::filesystem::path> WaitingClones::make(ZygoteStart start,
+                                                  const std::filesystem::path& directory) {
+    if (::mkdir(directory.c_str(), 0700) != 0)
+        return fail_errno(directory.string());
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+        return fail_errno("pipe");
+    UniqueFd ready(ends[0]);
+    {
+        WorkerFiles files;
+        files.ready.reset(ends[1]);
+        files.log = TRY(open_new(directory / "vmm.log", O_WRONLY | O_APPEND));
+        files.console = TRY(open_new(directory / "console.log", O_WRONLY | O_APPEND));
+        files.control = TRY(bind_socket(directory / kControlName, SOCK_SEQPACKET));
+        files.vsock = TRY(bind_socket(directory / kVsockName, SOCK_STREAM));
+        files.disks.push_back(TRY(open_new(directory / "disk-0.img", O_RDWR | O_EXCL)));
+        files.lease.reset(::fcntl(lease_read_.get(), F_DUPFD_CLOEXEC, 0));
+        TRY(zygote_.fork_worker(files, start, soon()));
+    }
+    TRY(wait_until_ready(ready.get(), soon()));
+    return directory;
+}
+
+Result<Clone> take_waiting(const std::filesystem::path& waiting,
+                           const std::filesystem::path& target) {
+    Clone clone;
+    clone.directory = target;
+    clone.begun_ns = monotonic_ns();
+    auto lock = DirectoryLock::take(waiting);
+    if (!lock ||
+        ::renameat2(AT_FDCWD, waiting.c_str(), AT_FDCWD, target.c_str(), RENAME_NOREPLACE) != 0)
+        return fail_errno(waiting.string());
+    auto control = TRY(VmmClient::connect(target));
+    TRY(control.begin_resume());
+    clone.vmm = TRY(identify_process(TRY(control.peer())));
+    TRY(control.finish_resume(soon()));
+    return clone;
+}
+
+}  // namespace spore::bench
