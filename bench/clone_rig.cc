@@ -168,8 +168,9 @@ Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot, bool with_stages
     clone.begun_ns = monotonic_ns();
     if (::mkdir(clone.directory.c_str(), 0700) != 0)
         return fail_errno(clone.directory.string());
-    clone.vmm =
-        TRY(start_vmm(programs_.vmm, arguments, clone.directory, clone.directory / "log", soon()));
+    auto spot = CgroupSpot::make(clone.directory);
+    clone.vmm = TRY(start_vmm(programs_.vmm, arguments, clone.directory, clone.directory / "log",
+                              soon(), -1, &spot));
     return clone;
 }
 
@@ -194,9 +195,7 @@ Status learn_boundaries(Clone& clone) {
 
 Status end_clone(const Clone& clone) {
     TRY(kill_process(clone.vmm, soon()));
-    std::error_code error;
-    stdfs::remove_all(clone.directory, error);
-    return {};
+    return remove_sandbox_tree(clone.directory);
 }
 
 }  // namespace spore::bench

@@ -48,7 +48,8 @@ Result<WaitingClones> WaitingClones::create(const std::filesystem::path& source,
     info.directory = source;
     info.rootfs = base;
     std::filesystem::create_directories(directory);
-    WaitingClones made(TRY(Zygote::start(info, directory, soon())));
+    auto spot = CgroupSpot::make(directory);
+    WaitingClones made(TRY(Zygote::start(info, directory, soon(), &spot)));
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
         return fail_errno("pipe");
@@ -66,7 +67,11 @@ Result<std::filesystem::path> WaitingClones::make(ZygoteStart start,
         return fail_errno("pipe");
     UniqueFd ready(ends[0]);
     {
+        auto spot = CgroupSpot::make(directory);
+        spot.open_to_zygote();
         WorkerFiles files;
+        files.cgroup = spot.handle();
+        files.cgroup_text = spot.text();
         files.ready.reset(ends[1]);
         files.log = TRY(open_new(directory / "vmm.log", O_WRONLY | O_APPEND));
         files.console = TRY(open_new(directory / "console.log", O_WRONLY | O_APPEND));

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "hypervisor/base/limits.h"
+
 namespace spore {
 
 enum class ZygoteStart : uint32_t {
@@ -19,9 +21,9 @@ struct ZygoteRequest {
     static constexpr uint32_t kDisksMax = 8;
     static constexpr uint32_t kNetworksMax = 8;
     // Descriptors: log, ready pipe, lease, console, control socket, vsock socket, then the disks,
-    // then the networks.
+    // then the networks, then the directory of the cgroup.
     static constexpr uint32_t kFixedDescriptors = 6;
-    static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax + kNetworksMax;
+    static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax + kNetworksMax + 1;
 
     uint32_t magic = kMagic;
     ZygoteStart start = ZygoteStart::prepared;
@@ -29,8 +31,11 @@ struct ZygoteRequest {
     uint32_t networks = 0;
     uint32_t taps = 0;         // bit n: network n is a tap, else a connected Unix stream socket
     uint32_t stage_times = 0;  // 0 or 1
+    uint32_t cgroups = 0;      // 0 or 1: the worker is forked into one
+    // Its path, or why there is none; ends with a zero.
+    char cgroup[limits::kCgroupTextBytesMax] = {};
 };
-static_assert(sizeof(ZygoteRequest) == 24);
+static_assert(sizeof(ZygoteRequest) == 28 + limits::kCgroupTextBytesMax);
 
 struct ZygoteReply {
     uint32_t magic = ZygoteRequest::kMagic;

@@ -55,6 +55,12 @@ inline constexpr uint64_t kLayeredDiskBytesMax = 16 * 1024 * kGiB;
 // Entries of the ring: every queue of every device may be full without the submission queue being
 // so more than a few times a second; completions get twice as many and overflow into the kernel.
 inline constexpr uint32_t kRingEntries = 512;
+// A cgroup's path within its hierarchy, or why there is none, as it is handed to a VMM. Paths are
+// as deep as systemd's users are; names are ours.
+inline constexpr size_t kCgroupTextBytesMax = 256;
+inline constexpr size_t kCgroupNameBytesMax = 32;
+static_assert(kCgroupNameBytesMax < kCgroupTextBytesMax);
+
 // Clones that a pool keeps waiting: each is a process, and some MiB when it is parked.
 inline constexpr uint32_t kPoolSizeMax = 4096;
 

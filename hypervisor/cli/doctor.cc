@@ -3,8 +3,11 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "hypervisor/cli/commands.h"
 #include "hypervisor/io/event_loop.h"
+#include "hypervisor/jail/cgroup.h"
 #include "hypervisor/kvm/kvm.h"
 #include "hypervisor/kvm/ring0_probe.h"
 
@@ -72,10 +75,43 @@ Finding check_tun() {
             good ? "" : "modprobe tun, or run as root; --net socket= works without"};
 }
 
+std::string joined(const std::vector<std::string>& words) {
+    std::string text;
+    for (const std::string& word : words)
+        text += (text.empty() ? "" : ", ") + word;
+    return text;
+}
+
+// Where sandboxes' cgroups are made, and what limits can be set in them.
 Finding check_cgroup() {
-    bool good = ::access("/sys/fs/cgroup/cgroup.controllers", R_OK) == 0;
-    return {"cgroup v2", good, false, good ? "mounted at /sys/fs/cgroup" : "not mounted",
-            good ? "" : "boot with systemd.unified_cgroup_hierarchy=1; quotas need it"};
+    Finding finding{"cgroup v2", false, false, {}, {}};
+    auto place = find_cgroup_place();
+    if (!place) {
+        finding.what = place.error().message;
+        if (!CgroupHost::from_environment().empty())
+            finding.remedy = "let SPORE_CGROUP name a directory of the hierarchy, or unset it";
+        else if (::geteuid() == 0)
+            finding.remedy = "boot with systemd.unified_cgroup_hierarchy=1; quotas need it";
+        else
+            finding.remedy =
+                "run spore in a delegated cgroup: systemd-run --user --scope -p "
+                "Delegate=yes -- spore ...; or as root";
+        return finding;
+    }
+    auto controllers = cgroup_controllers(*place);
+    std::vector<std::string> missing;
+    for (const char* controller : kCgroupControllers) {
+        if (std::ranges::find(controllers, controller) == controllers.end())
+            missing.emplace_back(controller);
+    }
+    finding.good = missing.empty();
+    finding.what = "one for each sandbox in " + place->directory().string() +
+                   "; controllers: " + (controllers.empty() ? "none" : joined(controllers));
+    if (!finding.good)
+        finding.remedy = "quotas need " + joined(missing) +
+                         " too: boot with cgroup_no_v1=all, and have the cgroups above hand them "
+                         "on (cgroup.subtree_control)";
+    return finding;
 }
 
 }  // namespace

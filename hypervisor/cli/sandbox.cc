@@ -2,6 +2,7 @@
 
 #include "hypervisor/sandbox/sandbox.h"
 
+#include "hypervisor/jail/cgroup.h"
 #include "hypervisor/sandbox/vmm_client.h"
 
 #include "hypervisor/cli/commands.h"
@@ -30,8 +31,17 @@ nlohmann::json to_json(const SandboxInfo& info) {
     return document;
 }
 
-// What the VM itself says of its jail: {"user": {"holds": true}, "cgroup": {"holds": false, "why":
-// ".."}}. One that does not answer in time is not waited for: null.
+// What it says of its cgroup, if that is what /proc says too: a process can be moved from outside.
+JailItem seen_from_outside(JailItem cgroup, int pid) {
+    auto path = cgroup_of(std::to_string(pid));
+    if (cgroup.holds && path && *path != cgroup.path)
+        return {cgroup.name, false, "it was moved from " + cgroup.path + " to " + *path, {}};
+    return cgroup;
+}
+
+// What the VM itself says of its jail: {"user": {"holds": true}, "cgroup": {"holds": true, "path":
+// "/spore/..."}, "pid": {"holds": false, "why": ".."}}. One that does not answer in time is not
+// waited for: null.
 nlohmann::json jail_of(const Home& home, const SandboxInfo& info) {
     if (!info.alive)
         return nullptr;
@@ -42,10 +52,14 @@ nlohmann::json jail_of(const Home& home, const SandboxInfo& info) {
     if (!status)
         return nullptr;
     nlohmann::json jail = nlohmann::json::object();
-    for (const JailItem& item : status->jail.items) {
+    for (JailItem item : status->jail.items) {
+        if (item.name == "cgroup")
+            item = seen_from_outside(std::move(item), info.record.process.pid);
         jail[item.name]["holds"] = item.holds;
         if (!item.holds)
             jail[item.name]["why"] = item.why;
+        if (item.holds && !item.path.empty())
+            jail[item.name]["path"] = item.path;
     }
     return jail;
 }

@@ -1,15 +1,15 @@
 #include "hypervisor/jail/capabilities.h"
 
 #include <linux/capability.h>
-#include <linux/magic.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <vector>
+
+#include "hypervisor/jail/cgroup.h"
 
 namespace spore {
 
@@ -103,14 +103,15 @@ JailItem pid_item() {
     return {"pid", false, "not the first process of a PID namespace"};
 }
 
-// Quotas are not the jail's; a cgroup of its own is told of where there could be one.
-JailItem cgroup_item() {
-    struct statfs status = {};
-    if (::statfs("/sys/fs/cgroup", &status) != 0)
-        return {"cgroup", false, std::string("/sys/fs/cgroup: ") + std::strerror(errno)};
-    if (status.f_type != CGROUP2_SUPER_MAGIC)
-        return {"cgroup", false, "/sys/fs/cgroup of this host is no cgroup v2 hierarchy"};
-    return {"cgroup", false, "the process is in its starter's cgroup"};
+JailItem cgroup_item(const std::string& wanted) {
+    if (!wanted.starts_with("/"))
+        return {"cgroup", false, wanted};
+    auto path = cgroup_of("self");
+    if (!path)
+        return {"cgroup", false, path.error().message};
+    if (*path != wanted)
+        return {"cgroup", false, "the process is in " + *path + ", not in " + wanted};
+    return {"cgroup", true, {}, wanted};
 }
 
 }  // namespace spore

@@ -16,7 +16,8 @@ Status set_limits(const JailOptions& options, bool own_user, JailReport& report)
 Status close_others(const JailOptions& options, JailReport& report);
 // Whether the process is PID 1 of its PID namespace, in which case it can see nobody else's.
 JailItem pid_item();
-JailItem cgroup_item();
+// Whether the process is in the cgroup that JailOptions::cgroup names.
+JailItem cgroup_item(const std::string& wanted);
 
 // Keeps what jail_report() returns, all of it or one item.
 void keep_report(const JailReport& report);

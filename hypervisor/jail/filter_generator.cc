@@ -42,11 +42,13 @@ void emit(const char* name, std::initializer_list<std::span<const Rule>> lists) 
     must(seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS), "BADARCH");
     // A binary tree: the first system call costs as much as the last.
     must(seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2), "OPTIMIZE");
-    // Of two rules for a call the later list's counts, if that has no condition.
+    // Of two rules for a call the later list's counts, if that has no condition: allowed where it
+    // was allowed for some arguments only, or was refused.
     auto widened = [&](const Rule& rule) {
         for (std::span<const Rule> rules : lists) {
             for (const Rule& other : rules) {
-                if (other.number == rule.number && other.mask == 0 && rule.mask != 0)
+                if (other.number == rule.number && other.mask == 0 && other.error == 0 &&
+                    (rule.mask != 0 || rule.error != 0))
                     return true;
             }
         }

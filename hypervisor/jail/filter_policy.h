@@ -185,6 +185,10 @@ inline constexpr Rule kSharedPids[] = {
 
 inline constexpr Rule kZygote[] = {
     {__NR_clone, 0, ~uint64_t{0}, kWorkerFlags},
+    // Into a worker's cgroup: only clone3 can. Its flags are out of a filter's sight, so a zygote
+    // can make any namespace; whatever it makes has this list, and a worker the loop's, where
+    // clone3 does not exist.
+    {__NR_clone3},
     {__NR_wait4},
     {__NR_waitid},
     // A worker's ring, restricted before it is enabled. A ring without restrictions could open and

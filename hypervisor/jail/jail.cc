@@ -45,7 +45,7 @@ class Entry {
         ::mallopt(M_ARENA_MAX, 1);  // see jail.h
         ::tzset();                  // reads /etc/localtime, which even gmtime() would do later
         proc_.reset(::open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC));
-        JailItem cgroup = cgroup_item();
+        JailItem cgroup = cgroup_item(options_.cgroup);
         join_pins();
         become_user();
         make_namespaces();
@@ -221,10 +221,10 @@ Result<JailReport> enter_worker_jail(const JailOptions& options) {
     report.items.push_back(drop_capabilities());
     TRY(set_limits(options, true, report));
     TRY(close_others(options, report));
-    for (const JailItem& item : kept_report.items) {
-        if (item.name == "cgroup")
-            report.items.push_back(item);  // its parent's; here nobody could look
-    }
+    // Here nobody could look; its parent knows how it was forked.
+    bool own_cgroup = options.cgroup.starts_with("/");
+    report.items.push_back(
+        {"cgroup", own_cgroup, own_cgroup ? "" : options.cgroup, own_cgroup ? options.cgroup : ""});
     keep_report(report);
     return report;
 }

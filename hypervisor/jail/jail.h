@@ -30,7 +30,8 @@ namespace spore {
 struct JailItem {
     std::string name;  // "user", "mount", "pid", "network", "ipc", "uts", "root", ...
     bool holds = false;
-    std::string why;  // if it does not: why not
+    std::string why;   // if it does not: why not
+    std::string path;  // of the cgroup, if it holds, as /proc/PID/cgroup has it
 };
 
 struct JailReport {
@@ -40,6 +41,9 @@ struct JailReport {
     // "cgroup: this host has no ...", for each item that does not hold, joined by "; ".
     std::string missing() const;
 };
+
+// Nobody.
+inline constexpr unsigned kJailUser = 65534;
 
 struct JailOptions {
     // Descriptors that stay open; all others are closed. Order and repetitions do not matter.
@@ -52,8 +56,10 @@ struct JailOptions {
     uint64_t tasks_max = 64;
     // Bytes of the largest file it may write (RLIMIT_FSIZE); the disk of a clone is one.
     uint64_t file_bytes_max = UINT64_MAX;
+    // The path of the cgroup that the process was started in for it alone, or why there is none.
+    std::string cgroup = "the process is in its starter's cgroup";
     // As root: the user and group that the process becomes. No one else's: it has no files.
-    unsigned user = 65534;
+    unsigned user = kJailUser;
 };
 
 // What was reported last in this process, and of seccomp what restrict_thread() has done since; no

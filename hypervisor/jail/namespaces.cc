@@ -109,7 +109,7 @@ long clone_with_stack(clone_args& request, void (*child)(void*), void* argument)
     return result;
 }
 
-long clone_program(uint64_t flags, Handover& plan, UniqueFd& handle) {
+long clone_program(uint64_t flags, int cgroup, Handover& plan, UniqueFd& handle) {
     static constexpr size_t kStackBytes = 32 * 1024;
     alignas(16) std::array<std::byte, kStackBytes> stack;
     int pidfd = -1;
@@ -121,9 +121,29 @@ long clone_program(uint64_t flags, Handover& plan, UniqueFd& handle) {
     request.exit_signal = SIGCHLD;
     request.stack = reinterpret_cast<uintptr_t>(stack.data());
     request.stack_size = kStackBytes;
+    if (cgroup >= 0) {
+        request.flags |= CLONE_INTO_CGROUP;
+        request.cgroup = static_cast<uint64_t>(cgroup);
+    }
     plan.own_user = (flags & CLONE_NEWUSER) != 0;
     long pid = clone_with_stack(request, become_program, &plan);
     handle.reset(pidfd);
+    return pid;
+}
+
+// With as much of what the plan wants as the host allows.
+long clone_as_allowed(const ProcessPlan& plan, int cgroup, Handover& handover,
+                      StartedProcess& started) {
+    started.own_pids = plan.own_pids;
+    started.why_shared.clear();
+    long pid = clone_program(plan.own_pids ? CLONE_NEWPID : 0, cgroup, handover, started.handle);
+    if (pid == -EPERM && plan.own_pids)  // not root
+        pid = clone_program(CLONE_NEWPID | CLONE_NEWUSER, cgroup, handover, started.handle);
+    if (plan.own_pids && (pid == -EPERM || pid == -ENOSPC || pid == -EINVAL)) {
+        started.own_pids = false;
+        started.why_shared = std::string("PID namespace: ") + std::strerror(static_cast<int>(-pid));
+        pid = clone_program(0, cgroup, handover, started.handle);
+    }
     return pid;
 }
 
@@ -151,14 +171,10 @@ Result<StartedProcess> start_isolated(const ProcessPlan& plan) {
     sigfillset(&all);
     ::pthread_sigmask(SIG_SETMASK, &all, &before);
     StartedProcess started;
-    started.own_pids = plan.own_pids;
-    long pid = clone_program(plan.own_pids ? CLONE_NEWPID : 0, handover, started.handle);
-    if (pid == -EPERM && plan.own_pids)  // not root
-        pid = clone_program(CLONE_NEWPID | CLONE_NEWUSER, handover, started.handle);
-    if (plan.own_pids && (pid == -EPERM || pid == -ENOSPC || pid == -EINVAL)) {
-        started.own_pids = false;
-        started.why_shared = std::string("PID namespace: ") + std::strerror(static_cast<int>(-pid));
-        pid = clone_program(0, handover, started.handle);
+    long pid = clone_as_allowed(plan, plan.cgroup, handover, started);
+    if (plan.cgroup >= 0 && pid < 0) {
+        started.why_no_cgroup = std::string("cgroup: ") + std::strerror(static_cast<int>(-pid));
+        pid = clone_as_allowed(plan, -1, handover, started);
     }
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     if (pid < 0)
@@ -178,11 +194,21 @@ void prepare_fork_jailed() {
         thread_id_address = nullptr;
 }
 
-Result<pid_t> fork_jailed() {
-    long pid =
-        ::syscall(SYS_clone, filter::kWorkerFlags, nullptr, nullptr, thread_id_address, nullptr);
+Result<pid_t> fork_jailed(int cgroup) {
+    long pid = 0;
+    if (cgroup < 0) {
+        pid = ::syscall(SYS_clone, filter::kWorkerFlags, nullptr, nullptr, thread_id_address,
+                        nullptr);
+    } else {
+        clone_args request = {};
+        request.flags = (filter::kWorkerFlags & ~uint64_t{SIGCHLD}) | CLONE_INTO_CGROUP;
+        request.exit_signal = SIGCHLD;
+        request.child_tid = reinterpret_cast<uintptr_t>(thread_id_address);
+        request.cgroup = static_cast<uint64_t>(cgroup);
+        pid = ::syscall(SYS_clone3, &request, sizeof(request));
+    }
     if (pid < 0)
-        return fail_errno("clone of a worker");
+        return fail_errno(cgroup < 0 ? "clone of a worker" : "clone of a worker into its cgroup");
     return static_cast<pid_t>(pid);
 }
 

@@ -21,28 +21,34 @@ struct ProcessPlan {
     // In a PID namespace of its own. Not a zygote: with the first process of a PID namespace end
     // all others in it, and those in the namespaces below.
     bool own_pids = true;
+    // The directory of the cgroup that it starts in (CLONE_INTO_CGROUP); -1: the caller's.
+    int cgroup = -1;
 };
 
 struct StartedProcess {
-    pid_t pid = -1;          // as the caller sees it
-    UniqueFd handle;         // pidfd: signals, poll() for the end
-    bool own_pids = false;   // it is PID 1 of a PID namespace of its own
-    std::string why_shared;  // if it is not: why
+    pid_t pid = -1;             // as the caller sees it
+    UniqueFd handle;            // pidfd: signals, poll() for the end
+    bool own_pids = false;      // it is PID 1 of a PID namespace of its own
+    std::string why_shared;     // if it is not: why
+    std::string why_no_cgroup;  // it is in the caller's, though the plan named one: why
 };
 
 // Starts `plan.program`, as PID 1 of its own PID namespace if the plan says so, leader of its own
 // session, no signal blocked and none handled. By root the child is in the caller's user namespace
 // until it enters the jail, so that it can open what it needs; by others it is in a user namespace
-// where it keeps its IDs. Where the host refuses namespaces it starts without, and `why_shared`
-// says so. Any thread; the caller waits until the child has executed the program. Errors: those of
-// clone, and of what stands before the program's first instruction (execve, chdir).
+// where it keeps its IDs. Where the host refuses namespaces or the cgroup it starts without, and
+// `why_shared` or `why_no_cgroup` says so. Any thread; the caller waits until the child has
+// executed the program. Errors: those of clone, and of what stands before the program's first
+// instruction (execve, chdir).
 Result<StartedProcess> start_isolated(const ProcessPlan& plan);
 
 // Forks the calling process, which has one thread and is jailed, into new user, mount, PID, IPC and
 // UTS namespaces; the network namespace stays the parent's, which is an empty one. Returns the
 // child's PID, and 0 in the child, which calls enter_worker_jail() next. The parent's seccomp
-// filter must be zygote's or none.
-Result<pid_t> fork_jailed();
+// filter must be zygote's or none. `cgroup`: the directory of the cgroup that the child starts in
+// (open_cgroup_to), -1: the caller's. Errors: those of clone, also where only the cgroup is
+// refused.
+Result<pid_t> fork_jailed(int cgroup = -1);
 // To be called before the process restricts itself: lets fork_jailed() renew what glibc knows
 // about the main thread.
 void prepare_fork_jailed();

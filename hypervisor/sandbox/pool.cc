@@ -103,7 +103,7 @@ Status clear_pool(const stdfs::path& directory) {
         std::string name = entry.path().filename();
         if (is_clone(name, CloneSource::parked) || is_clone(name, CloneSource::ready) ||
             name.starts_with(pool_files::kMaking))
-            TRY(remove_tree(entry.path()));
+            TRY(remove_sandbox_tree(entry.path()));
     }
     return {};
 }
@@ -140,7 +140,9 @@ Status stop_pool(const Home& home, const std::string& template_name) {
     }
     if (keeper_lives(directory))
         return fail(Code::unavailable, "pool '" + template_name + "': its keeper does not end");
-    return remove_tree(directory);
+    TRY(remove_sandbox_tree(directory));
+    clear_cgroups();
+    return {};
 }
 
 Result<std::vector<PoolInfo>> list_pools(const Home& home) {
@@ -166,6 +168,7 @@ Result<std::vector<PoolInfo>> list_pools(const Home& home) {
         }
         pools.push_back(std::move(info));
     }
+    clear_cgroups();
     std::ranges::sort(pools, {}, [](const PoolInfo& info) { return info.spec.template_name; });
     return pools;
 }

@@ -66,6 +66,8 @@ Result<PoolKeeper> PoolKeeper::start(const Home& home, const PoolSpec& spec, Dea
         return fail(Code::already_exists,
                     "pool '" + spec.template_name + "': another keeper is at work");
     TRY(clear_pool(keeper.directory_));
+    if (auto place = find_cgroup_place())
+        (void)prepare_cgroup_place(*place);  // what it hands on may have been changed meanwhile
     keeper.watch_.reset(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
     if (!keeper.watch_ ||
         ::inotify_add_watch(keeper.watch_.get(), ".", IN_MOVED_FROM | IN_ONLYDIR) < 0)
@@ -84,7 +86,7 @@ PoolKeeper::~PoolKeeper() {
     if (!lock_)
         return;
     lease_write_.reset();
-    zygote_.reset();
+    end_zygote();
     for (auto& [name, clone] : waiting_) {
         pollfd gone = {clone.process.get(), POLLIN, 0};
         (void)::poll(&gone, 1, 5000);
@@ -94,9 +96,18 @@ PoolKeeper::~PoolKeeper() {
 }
 
 Status PoolKeeper::start_zygote(Deadline deadline) {
-    zygote_.reset();
-    zygote_ = TRY(Zygote::start(template_, directory_, deadline));
+    end_zygote();
+    auto spot = CgroupSpot::make(directory_);
+    zygote_ = TRY(Zygote::start(template_, directory_, deadline, &spot));
     return {};
+}
+
+void PoolKeeper::end_zygote() {
+    if (!zygote_)
+        return;
+    zygote_.reset();
+    if (auto cgroup = cgroup_of_directory(directory_); !cgroup.empty())
+        (void)remove_cgroup(cgroup);
 }
 
 uint32_t PoolKeeper::count(CloneSource source) const {
@@ -104,8 +115,11 @@ uint32_t PoolKeeper::count(CloneSource source) const {
         waiting_, [&](const auto& entry) { return entry.second.source == source; }));
 }
 
-Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, UniqueFd& ready) {
+Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, const CgroupSpot& spot,
+                                           UniqueFd& ready) {
     WorkerFiles files;
+    files.cgroup = spot.handle();
+    files.cgroup_text = spot.text();
     files.log = TRY(open_append(directory + "/vmm.log"));
     files.console = TRY(open_append(directory + "/console.log"));
     files.control = TRY(bind_socket(directory + "/" + kControlName, SOCK_SEQPACKET));
@@ -132,7 +146,9 @@ Status PoolKeeper::make(CloneSource source) {
     auto made = [&]() -> Result<UniqueFd> {
         UniqueFd ready;
         {
-            auto files = TRY(make_files(making, ready));
+            auto spot = CgroupSpot::make(making);
+            spot.open_to_zygote();
+            auto files = TRY(make_files(making, spot, ready));
             TRY(zygote_->fork_worker(
                 files, source == CloneSource::parked ? ZygoteStart::built : ZygoteStart::prepared,
                 deadline));
@@ -145,7 +161,7 @@ Status PoolKeeper::make(CloneSource source) {
         return process;
     }();
     if (!made) {
-        (void)remove_tree(making);
+        (void)remove_sandbox_tree(making);
         return std::unexpected(std::move(made).error());
     }
     std::string name = std::string(source_name(source)) + "-" + id;
@@ -163,7 +179,7 @@ void PoolKeeper::drop_gone() {
         pollfd dead = {entry.second.process.get(), POLLIN, 0};
         if (::poll(&dead, 1, 0) <= 0)
             return false;
-        (void)remove_tree(entry.first);
+        (void)remove_sandbox_tree(entry.first);
         return true;
     });
 }

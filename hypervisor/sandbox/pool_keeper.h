@@ -48,9 +48,11 @@ class PoolKeeper {
 
     PoolKeeper() = default;
     Status start_zygote(Deadline deadline);
+    void end_zygote();
     uint32_t count(CloneSource source) const;
     Status make(CloneSource source);
-    Result<WorkerFiles> make_files(const std::string& directory, UniqueFd& ready);
+    Result<WorkerFiles> make_files(const std::string& directory, const CgroupSpot& spot,
+                                   UniqueFd& ready);
     void drop_gone();
     void drain_watch();
     Status refill();

@@ -65,7 +65,10 @@ Status end_and_remove(const stdfs::path& directory) {
             process = *found;
     }
     TRY(signal_process(process, SIGKILL));
-    return remove_tree(directory);
+    // In a cgroup of its own is what its creator did not live to know of, too.
+    if (stdfs::path cgroup = cgroup_of_directory(directory); !cgroup.empty() && process.pid <= 0)
+        kill_cgroup(cgroup);
+    return remove_sandbox_tree(directory);
 }
 
 Status clear_if_abandoned(const stdfs::path& directory) {
@@ -105,6 +108,7 @@ Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home) {
     }
     if (error)
         return fail_errno(home.sandboxes().string(), error.value());
+    clear_cgroups();
     std::ranges::sort(sandboxes, {}, [](const SandboxInfo& info) {
         return std::pair(info.record.created_unix_ms, info.record.id);
     });
@@ -126,7 +130,11 @@ Status destroy_sandbox(const Home& home, const std::string& id) {
     auto gone = TRY(passing_directory(home, kGone, id));
     if (::rename(directory.c_str(), gone.c_str()) != 0)
         return errno == ENOENT ? not_found() : fail_errno(directory.string());
-    return end_and_remove(gone);
+    TRY(end_and_remove(gone));
+    // Its own cgroup is empty when the kernel has torn its VM down, which nobody waits for here;
+    // those of earlier ones are by now.
+    clear_cgroups();
+    return {};
 }
 
 }  // namespace spore

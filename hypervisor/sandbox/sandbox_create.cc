@@ -108,8 +108,10 @@ class Creation {
             arguments.push_back(word);
         if (spec_.stage_times)
             arguments.push_back("--stage-times");
+        auto spot = CgroupSpot::make(directory_);
+        stages_.mark("cgroup");
         process_ = TRY(start_vmm(TRY(Home::program("spore-vmm")), arguments, directory_,
-                                 directory_ / "vmm.log", deadline_));
+                                 directory_ / "vmm.log", deadline_, -1, &spot));
         return {};
     }
 

@@ -142,7 +142,8 @@ Result<VmmStatus> VmmClient::status(Deadline deadline) {
     if (table->jail() != nullptr) {
         for (const fb::JailItem* item : *table->jail())
             status.jail.items.push_back({item->name()->str(), item->holds(),
-                                         item->why() == nullptr ? "" : item->why()->str()});
+                                         item->why() == nullptr ? "" : item->why()->str(),
+                                         item->path() == nullptr ? "" : item->path()->str()});
     }
     return status;
 }

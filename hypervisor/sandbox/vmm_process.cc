@@ -94,7 +94,8 @@ bool is_alive(const ProcessIdentity& process) {
 namespace {
 
 Result<ProcessIdentity> start_and_wait(ProcessPlan plan, const std::filesystem::path& log,
-                                       std::chrono::steady_clock::time_point deadline, int extra) {
+                                       std::chrono::steady_clock::time_point deadline, int extra,
+                                       CgroupSpot* spot) {
     UniqueFd log_file(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (!log_file)
         return fail_errno(log.string());
@@ -107,6 +108,8 @@ Result<ProcessIdentity> start_and_wait(ProcessPlan plan, const std::filesystem::
     if (extra >= 0)
         plan.descriptors.push_back(extra);
     auto started = TRY(start_isolated(plan));
+    if (spot != nullptr)
+        spot->started();
     writer.reset();
     ProcessIdentity process{started.pid, 0};
     if (auto identity = identify_process(started.pid))
@@ -127,24 +130,29 @@ Result<ProcessIdentity> start_process(const std::filesystem::path& program,
                                       const std::filesystem::path& directory,
                                       const std::filesystem::path& log,
                                       std::chrono::steady_clock::time_point deadline, int extra) {
-    ProcessPlan plan{program.string(), arguments, directory.string(), {}, false};
-    return start_and_wait(std::move(plan), log, deadline, extra);
+    ProcessPlan plan{program.string(), arguments, directory.string(), {}, false, -1};
+    return start_and_wait(std::move(plan), log, deadline, extra, nullptr);
 }
 
 Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
                                   const std::vector<std::string>& arguments,
                                   const std::filesystem::path& directory,
                                   const std::filesystem::path& log,
-                                  std::chrono::steady_clock::time_point deadline, int extra) {
-    ProcessPlan plan{program.string(), {"spore-vmm"}, directory.string(), {}, true};
+                                  std::chrono::steady_clock::time_point deadline, int extra,
+                                  CgroupSpot* spot) {
+    ProcessPlan plan{program.string(), {"spore-vmm"}, directory.string(), {}, true, -1};
     plan.arguments.insert(plan.arguments.end(), arguments.begin(), arguments.end());
     plan.arguments.push_back("--ready-fd");
     plan.arguments.push_back("3");
+    if (spot != nullptr) {
+        plan.arguments.insert(plan.arguments.end(), {"--cgroup", spot->text()});
+        plan.cgroup = spot->handle();
+    }
     plan.own_pids = std::ranges::find(arguments, "--zygote-fd") == arguments.end();
     // Without them a jail makes its own; only root can.
     if (::geteuid() == 0)
         (void)pin_namespaces();
-    return start_and_wait(std::move(plan), log, deadline, extra);
+    return start_and_wait(std::move(plan), log, deadline, extra, spot);
 }
 
 Status wait_until_ready(int pipe, std::chrono::steady_clock::time_point deadline) {

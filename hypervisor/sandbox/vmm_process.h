@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "hypervisor/base/result.h"
+#include "hypervisor/sandbox/cgroup_spot.h"
 
 namespace spore {
 
@@ -32,12 +33,13 @@ Result<ProcessIdentity> start_process(const std::filesystem::path& program,
                                       const std::filesystem::path& log,
                                       std::chrono::steady_clock::time_point deadline,
                                       int extra = -1);
-// The same with a spore-vmm: ready is when its machine runs.
+// The same with a spore-vmm: ready is when its machine runs. Jailed, it starts in `spot`'s cgroup.
 Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
                                   const std::vector<std::string>& arguments,
                                   const std::filesystem::path& directory,
                                   const std::filesystem::path& log,
-                                  std::chrono::steady_clock::time_point deadline, int extra = -1);
+                                  std::chrono::steady_clock::time_point deadline, int extra = -1,
+                                  CgroupSpot* spot = nullptr);
 
 // Waits for the line on a ready pipe (hypervisor/vmm/vmm.h, tell_ready). Errors: what the line
 // says; timeout; unavailable if the pipe ends without one.

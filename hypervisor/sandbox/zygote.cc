@@ -19,6 +19,8 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
     request.networks = static_cast<uint32_t>(files.networks.size());
     request.taps = files.taps;
     request.stage_times = files.stage_times;
+    request.cgroups = files.cgroup >= 0;
+    files.cgroup_text.copy(request.cgroup, sizeof(request.cgroup) - 1);
     std::vector<int> descriptors;
     for (const UniqueFd* fixed :
          {&files.log, &files.ready, &files.lease, &files.console, &files.control, &files.vsock})
@@ -27,6 +29,8 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
         descriptors.push_back(disk.get());
     for (const UniqueFd& network : files.networks)
         descriptors.push_back(network.get());
+    if (files.cgroup >= 0)
+        descriptors.push_back(files.cgroup);
     if (request.disks > ZygoteRequest::kDisksMax || request.networks > ZygoteRequest::kNetworksMax)
         return fail(Code::invalid_argument, "zygote: " + std::to_string(request.disks) +
                                                 " disks and " + std::to_string(request.networks) +
@@ -60,7 +64,7 @@ std::vector<std::string> restore_arguments(const TemplateInfo& source, const std
 }
 
 Result<Zygote> Zygote::start(const TemplateInfo& source, const std::filesystem::path& directory,
-                             Deadline deadline) {
+                             Deadline deadline, CgroupSpot* spot) {
     int ends[2];
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         return fail_errno("socketpair");
@@ -70,7 +74,7 @@ Result<Zygote> Zygote::start(const TemplateInfo& source, const std::filesystem::
     arguments.push_back("--zygote-fd");
     arguments.push_back("4");
     auto process = TRY(start_vmm(TRY(Home::program("spore-vmm")), arguments, directory,
-                                 directory / "keeper.log", deadline, theirs.get()));
+                                 directory / "keeper.log", deadline, theirs.get(), spot));
     return Zygote(std::move(ours), process);
 }
 

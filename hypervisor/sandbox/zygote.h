@@ -19,6 +19,8 @@ struct WorkerFiles {
     std::vector<UniqueFd> networks;  // connected Unix stream sockets, but for those in `taps`
     uint32_t taps = 0;               // bit n: network n is a tap
     bool stage_times = false;
+    int cgroup = -1;          // the directory of its cgroup, or -1; stays the caller's
+    std::string cgroup_text;  // the cgroup's path, or why there is none
 };
 
 // One thread. The process ends with this, its workers do not.
@@ -27,9 +29,10 @@ class Zygote {
     using Deadline = std::chrono::steady_clock::time_point;
 
     // Returns when the zygote has read and checked the snapshot. `directory`: where it runs, and
-    // its log. Errors: the VMM's.
+    // its log. Only a zygote in a cgroup of its own can fork workers into theirs. Errors: the
+    // VMM's.
     static Result<Zygote> start(const TemplateInfo& source, const std::filesystem::path& directory,
-                                Deadline deadline);
+                                Deadline deadline, CgroupSpot* spot = nullptr);
     Zygote(Zygote&&) = default;
     Zygote& operator=(Zygote&&) = default;
     ~Zygote();

@@ -129,7 +129,7 @@ void ControlServer::serve(Client& client, size_t bytes) {
             std::vector<flatbuffers::Offset<fb::JailItem>> jail;
             for (const JailItem& item : jail_report().items)
                 jail.push_back(fb::CreateJailItemDirect(builder, item.name.c_str(), item.holds,
-                                                        item.why.c_str()));
+                                                        item.why.c_str(), item.path.c_str()));
             auto table = fb::CreateStatusDirect(
                 builder, static_cast<fb::RunState>(status.state), status.memory_bytes, status.cpus,
                 static_cast<uint32_t>(::getpid()), &counters, &jail);

@@ -56,11 +56,13 @@ Result<Opened> open_all(const VmmOptions& options, StageTimer& stages) {
 }
 
 // Everything has been opened; nothing that a guest or a snapshot's maker has written was read.
-Status close_jail(Role role, StageTimer& stages) {
+Status close_jail(const VmmOptions& options, Role role, StageTimer& stages) {
     JailOptions jail;
     jail.files_max = limits::kRingFiles + 256;
     jail.file_bytes_max = limits::kLayeredDiskBytesMax;
     jail.tasks_max = role == Role::zygote ? limits::kZygoteTasksMax : limits::kVmmTasksMax;
+    if (!options.cgroup.empty())
+        jail.cgroup = options.cgroup;
     auto report = TRY(enter_jail(jail));
     if (!report.missing().empty())
         spdlog::info("the jail lacks: {}", report.missing());
@@ -80,7 +82,7 @@ Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
         if (options.jail) {
             prepare_fork_jailed();
             StageTimer stages;
-            TRY(close_jail(Role::zygote, stages));
+            TRY(close_jail(options, Role::zygote, stages));
         }
         return load_snapshot(std::move(files), *kvm);
     }();
@@ -103,7 +105,7 @@ Result<int> restore(const VmmOptions& options, StageTimer& stages, UniqueFd read
         TRY(Status(opened ? Status() : std::unexpected(opened.error())));
         if (options.jail) {
             TRY(vmm.begin());
-            TRY(close_jail(Role::loop, stages));
+            TRY(close_jail(options, Role::loop, stages));
         }
         return load_snapshot(std::move(opened->snapshot), opened->kvm);
     }();

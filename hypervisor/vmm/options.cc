@@ -31,6 +31,7 @@ enum Option : int {
     kStageTimes,
     kZygoteFd,
     kJail,
+    kCgroup,
     kHelp,
 };
 
@@ -54,6 +55,7 @@ constexpr option kOptions[] = {
     {"stage-times", no_argument, nullptr, kStageTimes},
     {"zygote-fd", required_argument, nullptr, kZygoteFd},
     {"jail", no_argument, nullptr, kJail},
+    {"cgroup", required_argument, nullptr, kCgroup},
     {"help", no_argument, nullptr, kHelp},
     {nullptr, 0, nullptr, 0},
 };
@@ -140,6 +142,9 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
         case kJail:
             options.jail = true;
             break;
+        case kCgroup:
+            options.cgroup = value;
+            break;
         case kHelp:
             options.help = true;
             break;
@@ -202,6 +207,8 @@ std::string_view vmm_help() {
   --restore DIR       go on from the snapshot in DIR; disks get fresh copy-on-write tops
   --jail              with --restore: namespaces, an empty root, a list of system calls for each
                       thread; every file must be named here; whoever starts it removes what it makes
+  --cgroup PATH|WHY   with --jail: the cgroup that this process was started in, which its status
+                      then tells if it is true, or why there is none
   --serial stdio|none|file:PATH
                       where the serial console goes (stdio; Ctrl-] ends the VM at a terminal)
   --control PATH      a control socket (schema/control.fbs)

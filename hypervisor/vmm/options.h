@@ -21,6 +21,7 @@ struct VmmOptions {
     int zygote_fd = -1;        // a socket to a pool's keeper: make workers as it asks (zygote.h)
     bool jail =
         false;  // a clone, or a zygote and its clones, is jailed before it reads the snapshot
+    std::string cgroup;  // with jail: the cgroup that this process was started in, or why in none
     bool help = false;
 };
 

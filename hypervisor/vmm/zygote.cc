@@ -20,6 +20,7 @@ struct Order {
     UniqueFd log, ready, lease, console, control, vsock;
     std::vector<UniqueFd> disks;
     std::vector<UniqueFd> networks;
+    UniqueFd cgroup;
 };
 
 std::vector<UniqueFd> descriptors_of(msghdr& message) {
@@ -60,9 +61,10 @@ Result<std::optional<Order>> receive_order(int keeper) {
     auto descriptors = descriptors_of(message);
     if (got != sizeof(order.request) || order.request.magic != ZygoteRequest::kMagic ||
         order.request.disks > ZygoteRequest::kDisksMax ||
-        order.request.networks > ZygoteRequest::kNetworksMax ||
-        descriptors.size() !=
-            ZygoteRequest::kFixedDescriptors + order.request.disks + order.request.networks)
+        order.request.networks > ZygoteRequest::kNetworksMax || order.request.cgroups > 1 ||
+        order.request.cgroup[sizeof(order.request.cgroup) - 1] != '\0' ||
+        descriptors.size() != ZygoteRequest::kFixedDescriptors + order.request.disks +
+                                  order.request.networks + order.request.cgroups)
         return fail(Code::invalid_argument, "zygote: what came is no order (" +
                                                 std::to_string(descriptors.size()) +
                                                 " descriptors)");
@@ -71,6 +73,10 @@ Result<std::optional<Order>> receive_order(int keeper) {
     static_assert(std::size(fixed) == ZygoteRequest::kFixedDescriptors);
     for (size_t index = 0; index < std::size(fixed); index++)
         *fixed[index] = std::move(descriptors[index]);
+    if (order.request.cgroups != 0) {
+        order.cgroup = std::move(descriptors.back());
+        descriptors.pop_back();
+    }
     for (size_t index = std::size(fixed); index < descriptors.size(); index++) {
         bool disk = order.disks.size() < order.request.disks;
         (disk ? order.disks : order.networks).push_back(std::move(descriptors[index]));
@@ -107,12 +113,15 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
     }
     files.clone.network_files = std::move(order.networks);
     order.log.reset();
+    order.cgroup.reset();
     Vmm vmm(stages);
     if (is_jailed()) {
         JailOptions jail;
         jail.files_max = limits::kRingFiles + 256;
         jail.file_bytes_max = limits::kLayeredDiskBytesMax;
         jail.tasks_max = limits::kVmmTasksMax;
+        if (order.request.cgroup[0] != '\0')
+            jail.cgroup = order.request.cgroup;
         TRY(enter_worker_jail(jail));
         TRY(vmm.begin());
         TRY(restrict_thread(Role::loop));
@@ -123,7 +132,19 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
         std::move(order.ready));
 }
 
-Result<pid_t> fork_process() {
+// The worker is in the order's cgroup, or the order says from here on why it is not.
+Result<pid_t> fork_process(Order& order) {
+    if (is_jailed() && order.cgroup) {
+        auto pid = fork_jailed(order.cgroup.get());
+        if (pid)
+            return pid;
+        order.cgroup.reset();
+        std::string why = pid.error().message.substr(0, sizeof(order.request.cgroup) - 1);
+        std::memset(order.request.cgroup, 0, sizeof(order.request.cgroup));
+        why.copy(order.request.cgroup, why.size());
+    }
+    if (is_jailed())
+        return fork_jailed();
     pid_t pid = ::fork();
     if (pid < 0)
         return fail_errno("fork");
@@ -138,7 +159,7 @@ Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper) {
         auto order = TRY(receive_order(keeper.get()));
         if (!order)
             return 0;
-        auto pid = is_jailed() ? fork_jailed() : fork_process();
+        auto pid = fork_process(*order);
         if (pid && *pid == 0) {
             keeper.reset();
             return work(std::move(kvm), std::move(snapshot), std::move(*order));

@@ -12,7 +12,7 @@
 namespace spore {
 
 Result<Probe> Probe::start(const std::string& role, const std::string& attempt, uint64_t number,
-                           bool own_pids) {
+                           bool own_pids, const ProbeCgroup& cgroup) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
         return fail_errno("pipe");
@@ -25,6 +25,9 @@ Result<Probe> Probe::start(const std::string& role, const std::string& attempt, 
     plan.arguments = {"jail_probe", role, attempt, std::to_string(number)};
     plan.directory = "/";
     plan.own_pids = own_pids;
+    plan.cgroup = cgroup.handle;
+    if (!cgroup.told.empty())
+        plan.arguments.push_back(cgroup.told);
     plan.descriptors = {-1,           -1,       STDERR_FILENO, writer.get(), directory.get(),
                         socket.get(), kvm.get()};
     auto process = TRY(start_isolated(plan));

@@ -17,10 +17,17 @@ struct Ended {
     std::string output;  // what it said besides
 };
 
+// The cgroup that a probe is started in, and the one that it is told.
+struct ProbeCgroup {
+    int handle = -1;
+    std::string told;
+};
+
 class Probe {
   public:
     static Result<Probe> start(const std::string& role, const std::string& attempt,
-                               uint64_t number = 0, bool own_pids = true);
+                               uint64_t number = 0, bool own_pids = true,
+                               const ProbeCgroup& cgroup = {});
     Probe(Probe&&) = default;
     Probe& operator=(Probe&&) = delete;
     ~Probe();  // kills it

@@ -43,6 +43,8 @@ int main_with(std::span<char*> arguments) {
     static constexpr int kKeep[] = {kKvmFd, kReportFd, kSignalFd, kReportFd};
     JailOptions options;
     options.keep = std::span<const int>(kKeep);
+    if (arguments.size() > 4)
+        options.cgroup = arguments[4];
     auto report = enter_jail(options);
     if (!report) {
         say("error " + report.error().message + "\n");

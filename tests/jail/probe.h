@@ -1,8 +1,8 @@
 #pragma once
 
-// jail_probe ROLE ATTEMPT [NUMBER]: a program started as spore-vmm is, that enters the jail as
-// spore-vmm does and then misbehaves. Descriptor 3 is where it writes, 4 is an open directory and 5
-// a listening Unix socket, neither kept; 6 is /dev/kvm or /dev/null.
+// jail_probe ROLE ATTEMPT [NUMBER [CGROUP]]: a program started as spore-vmm is, that enters the
+// jail as spore-vmm does and then misbehaves. Descriptor 3 is where it writes, 4 is an open
+// directory and 5 a listening Unix socket, neither kept; 6 is /dev/kvm or /dev/null.
 
 #include <cstdint>
 #include <string>

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -115,6 +116,11 @@ int make_vm(uint64_t) {
     return kSucceeded;
 }
 
+// What a zygote may call, to fork into a cgroup, its workers may not.
+bool no_clone3() {
+    return ::syscall(SYS_clone3, nullptr, 0) == -1 && errno == ENOSYS;
+}
+
 // The zygote's part: a worker with its own ring and namespaces, which does a loop's work. With
 // `stay` both wait until they are ended from outside.
 int fork_worker(uint64_t stay) {
@@ -129,7 +135,8 @@ int fork_worker(uint64_t stay) {
         EventLoop::Options ring;
         auto loop = EventLoop::create(ring);
         bool good = report && loop && report->missing().starts_with("cgroup: ") &&
-                    restrict_thread(Role::loop) && ::getpid() == 1 && work_as_loop(0) == kSucceeded;
+                    restrict_thread(Role::loop) && ::getpid() == 1 && no_clone3() &&
+                    work_as_loop(0) == kSucceeded;
         say(good ? "worker\n" : "broken worker\n");
         while (good && stay != 0)
             ::poll(nullptr, 0, -1);

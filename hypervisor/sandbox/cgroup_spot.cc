@@ -1,0 +1,66 @@
+#include "hypervisor/sandbox/cgroup_spot.h"
+
+#include <unistd.h>
+
+#include "hypervisor/jail/jail.h"
+#include "hypervisor/sandbox/home.h"
+
+namespace spore {
+
+namespace stdfs = std::filesystem;
+
+CgroupSpot CgroupSpot::make(const stdfs::path& directory) {
+    CgroupSpot spot;
+    auto made = [&]() -> Result<Cgroup> {
+        spot.place_ = TRY(find_cgroup_place());
+        std::string name = TRY(random_name()).substr(3);
+        std::string link = directory / kCgroupLink;
+        ::unlink(link.c_str());  // an earlier zygote's
+        if (::symlink((spot.place_->directory() / name).c_str(), link.c_str()) != 0)
+            return fail_errno(link);
+        return make_cgroup(*spot.place_, name);
+    }();
+    if (made) {
+        spot.text_ = made->path;
+        spot.cgroup_ = std::move(*made);
+    } else {
+        spot.text_ = made.error().message;
+    }
+    return spot;
+}
+
+void CgroupSpot::started() {
+    if (cgroup_)
+        cgroup_->unstarted.reset();
+}
+
+// A zygote of root's has become somebody else; others' is their own.
+void CgroupSpot::open_to_zygote() {
+    if (!cgroup_ || ::geteuid() != 0)
+        return;
+    auto opened = open_cgroup_to(*place_, *cgroup_, kJailUser);
+    if (opened)
+        return;
+    text_ = opened.error().message;
+    cgroup_.reset();
+}
+
+stdfs::path cgroup_of_directory(const stdfs::path& directory) {
+    std::error_code error;
+    return stdfs::read_symlink(directory / kCgroupLink, error);
+}
+
+Status remove_sandbox_tree(const stdfs::path& directory) {
+    stdfs::path cgroup = cgroup_of_directory(directory);
+    TRY(remove_tree(directory));
+    if (!cgroup.empty())
+        (void)remove_cgroup(cgroup);
+    return {};
+}
+
+void clear_cgroups() {
+    if (auto place = find_cgroup_place())
+        (void)sweep_cgroups(*place);
+}
+
+}  // namespace spore
