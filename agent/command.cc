@@ -29,9 +29,6 @@ struct Command::Pipes {
     UniqueFd in, out, err;
 };
 
-Command::Command(Connection& connection, Server& server, uint32_t stream)
-    : connection_(connection), server_(server), stream_(stream) {}
-
 Command::~Command() {
     if (pid_ < 0)
         return;
@@ -40,7 +37,10 @@ Command::~Command() {
 }
 
 Status Command::start(const wire::Exec& request) {
-    TRY(server_.guest().may_run());
+    if (request.pty() != nullptr)
+        return fail(Code::host_unsupported, "Exec.pty: is not served by this agent");
+    if (request.session() != nullptr)
+        return fail(Code::host_unsupported, "Exec.session: is not served by this agent");
     TRY(server_.may_start());
     SpawnPlan plan = TRY(plan_from(request));
     Pipes pipes = TRY(open_pipes(request));
@@ -154,7 +154,7 @@ void Command::started(pid_t pid, const wire::Exec& request) {
     output(1).credit = request.stdout_credit();
     output(2).credit = request.stderr_credit();
     stdin_credit_ = request.with_stdin() ? limits::kStdinCreditBytes : 0;
-    connection_.send(stream_, wire::CreateStarted(connection_.buffer(), pid, stdin_credit_));
+    send(wire::CreateStarted(connection_.buffer(), pid, stdin_credit_));
     if (!stdin_.want(kErrorOnly))
         close_stdin();
     update();
@@ -168,9 +168,8 @@ void Command::start_failed(const SpawnPlan& plan, const SpawnFailure& failure) {
         (absent && plan.argv[0].find('/') == std::string::npos ? "not found in PATH"
                                                                : reason(failure.error));
     auto& buffer = connection_.buffer();
-    connection_.send(stream_, wire::CreateStartFailed(buffer, absent ? 127 : 126, failure.error,
-                                                      buffer.CreateString(message)));
-    done_ = true;
+    finish(wire::CreateStartFailed(buffer, absent ? 127 : 126, failure.error,
+                                   buffer.CreateString(message)));
 }
 
 void Command::on_exit(int wait_status, const rusage& usage) {
@@ -198,6 +197,32 @@ void Command::kill_group(int signal) {
     // Until it is reaped its PID, and so the group's ID, belongs to nobody else.
     if (pid_ > 0)
         ::kill(-pid_, signal);
+}
+
+void Command::cancel() {
+    kill_group(SIGKILL);
+    // Nobody takes its output any more, and it must not wait for that.
+    for (OutputPipe& pipe : outputs_) {
+        if (pipe.watch)
+            server_.discard_output(pipe.watch.take());
+    }
+    finish_if_drained();
+}
+
+Status Command::take(const wire::Frame& frame) {
+    if (const auto* data = frame.body_as_StdinData())
+        return take_stdin(*data);
+    if (const auto* credit = frame.body_as_Credit())
+        return take_credit(*credit);
+    if (const auto* signal = frame.body_as_Signal())
+        return take_signal(*signal);
+    return Stream::take(frame);
+}
+
+Result<std::unique_ptr<Stream>> serve_exec(const Request& request) {
+    auto command = std::make_unique<Command>(request.connection, request.server, request.stream);
+    TRY(command->start(request.body<wire::Exec>()));
+    return command;
 }
 
 Status Command::take_signal(const wire::Signal& signal) {

@@ -8,40 +8,31 @@
 #include <string>
 
 #include "agent/poller.h"
+#include "agent/request.h"
 #include "agent/spawn.h"
-#include "schema/frame.h"
+#include "agent/stream.h"
 
 namespace spore {
 
-class Connection;
-class Server;
-
 // One program that a client has started on one stream: its pipes, their credit, and its end. It
 // runs in a process group of its own, which is killed with the client.
-class Command {
+class Command : public Stream {
   public:
-    Command(Connection& connection, Server& server, uint32_t stream);
-    ~Command();
-    Command(const Command&) = delete;
-    Command& operator=(const Command&) = delete;
+    using Stream::Stream;
+    ~Command() override;
 
     // Starts it and answers with Started or StartFailed. Errors: the request cannot be served.
     Status start(const wire::Exec& request);
 
-    // Frames of its stream. An error means that the client broke the protocol.
-    Status take_stdin(const wire::StdinData& data);
-    Status take_credit(const wire::Credit& credit);
-    Status take_signal(const wire::Signal& signal);
+    Status take(const wire::Frame& frame) override;
+    // Kills it: its end is the last frame.
+    void cancel() override;
+    void update() override;
 
     // The kernel has reaped it.
     void on_exit(int wait_status, const rusage& usage);
     // Exec.timeout_ms is over.
     void on_timeout();
-    // Reads its pipes, or stops to: the connection can take more, or cannot.
-    void update();
-
-    // Nothing more will come of it.
-    bool done() const { return done_; }
 
   private:
     // One of stdout and stderr.
@@ -59,6 +50,9 @@ class Command {
 
     Result<SpawnPlan> plan_from(const wire::Exec& request) const;
     Result<Pipes> open_pipes(const wire::Exec& request);
+    Status take_stdin(const wire::StdinData& data);
+    Status take_credit(const wire::Credit& credit);
+    Status take_signal(const wire::Signal& signal);
     void started(pid_t pid, const wire::Exec& request);
     void start_failed(const SpawnPlan& plan, const SpawnFailure& failure);
 
@@ -74,13 +68,9 @@ class Command {
 
     OutputPipe& output(uint8_t fd) { return outputs_[fd - 1]; }
 
-    Connection& connection_;
-    Server& server_;
-    uint32_t stream_;
     pid_t pid_ = -1;  // -1 once it has been reaped
     bool exited_ = false;
     bool timed_out_ = false;
-    bool done_ = false;
     int wait_status_ = 0;
     rusage usage_ = {};
 
@@ -92,5 +82,8 @@ class Command {
     size_t stdin_to_grant_ = 0;  // written and not yet granted again
     bool stdin_eof_ = false;
 };
+
+// Serves wire::Exec.
+Result<std::unique_ptr<Stream>> serve_exec(const Request& request);
 
 }  // namespace spore

@@ -39,7 +39,7 @@ void Command::read_output(uint8_t fd) {
         auto& buffer = connection_.buffer();
         const auto bytes = buffer.CreateVector(reinterpret_cast<const uint8_t*>(scratch.data()),
                                                static_cast<size_t>(count));
-        connection_.send(stream_, wire::CreateOutput(buffer, fd, bytes));
+        send(wire::CreateOutput(buffer, fd, bytes));
     }
     update();
     finish_if_drained();
@@ -102,7 +102,7 @@ void Command::close_stdin() {
     stdin_.close();
     stdin_waiting_ = {};
     stdin_written_ = 0;
-    connection_.send(stream_, wire::CreateStdinClosed(connection_.buffer()));
+    send(wire::CreateStdinClosed(connection_.buffer()));
 }
 
 // In portions, to answer many small writes with few frames.
@@ -111,13 +111,12 @@ void Command::grant_stdin(size_t bytes) {
     if (stdin_to_grant_ < limits::kStdinCreditBytes / 2)
         return;
     stdin_credit_ += static_cast<uint32_t>(stdin_to_grant_);
-    connection_.send(stream_, wire::CreateCredit(connection_.buffer(), 0,
-                                                 static_cast<uint32_t>(stdin_to_grant_)));
+    send(wire::CreateCredit(connection_.buffer(), 0, static_cast<uint32_t>(stdin_to_grant_)));
     stdin_to_grant_ = 0;
 }
 
 void Command::finish_if_drained() {
-    if (!exited_ || done_ || !outputs_[0].drained() || !outputs_[1].drained())
+    if (!exited_ || done() || !outputs_[0].drained() || !outputs_[1].drained())
         return;
     for (OutputPipe& pipe : outputs_) {
         if (pipe.watch)
@@ -127,14 +126,11 @@ void Command::finish_if_drained() {
         return static_cast<uint64_t>(time.tv_sec) * 1'000'000 + static_cast<uint64_t>(time.tv_usec);
     };
     const bool signaled = WIFSIGNALED(wait_status_);
-    connection_.send(
-        stream_,
-        wire::CreateExited(connection_.buffer(),
-                           static_cast<uint8_t>(signaled ? 0 : WEXITSTATUS(wait_status_)),
-                           static_cast<uint8_t>(signaled ? WTERMSIG(wait_status_) : 0), timed_out_,
-                           microseconds(usage_.ru_utime) + microseconds(usage_.ru_stime),
-                           static_cast<uint64_t>(usage_.ru_maxrss) * limits::kKiB));
-    done_ = true;
+    finish(wire::CreateExited(
+        connection_.buffer(), static_cast<uint8_t>(signaled ? 0 : WEXITSTATUS(wait_status_)),
+        static_cast<uint8_t>(signaled ? WTERMSIG(wait_status_) : 0), timed_out_,
+        microseconds(usage_.ru_utime) + microseconds(usage_.ru_stime),
+        static_cast<uint64_t>(usage_.ru_maxrss) * limits::kKiB));
 }
 
 }  // namespace spore

@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 
+#include "agent/request.h"
 #include "agent/server.h"
 #include "agent/version.h"
 
@@ -10,6 +11,8 @@ namespace spore {
 Connection::Connection(Server& server, UniqueFd socket) : server_(server) {
     socket_.open(server.poller(), std::move(socket), [this](uint32_t events) { on_ready(events); });
 }
+
+Connection::~Connection() = default;
 
 Status Connection::start() {
     return socket_.want(kReadable);
@@ -56,21 +59,27 @@ void Connection::serve_frames() {
 Status Connection::serve(const wire::Frame& frame) {
     if (frame.stream() == 0)
         return fail(Code::invalid_argument, "stream 0: is not a client's");
-    if (!greeted_)
+    if (version_ == 0)
         return serve_hello(frame);
     switch (frame.body_type()) {
         case wire::Body::StdinData:
+        case wire::Body::FileData:
         case wire::Body::Credit:
-        case wire::Body::Signal: {
-            const auto found = commands_.find(frame.stream());
-            // It may have crossed the last frame of its stream.
-            if (found == commands_.end() || found->second->done())
-                return {};
-            return serve_data(frame, *found->second);
-        }
+        case wire::Body::Signal:
+        case wire::Body::WindowSize:
+        case wire::Body::Cancel:
+            break;
         default:
             return serve_request(frame);
     }
+    const auto found = streams_.find(frame.stream());
+    // It may have crossed the last frame of its stream.
+    if (found == streams_.end() || found->second->done())
+        return {};
+    if (frame.body_type() != wire::Body::Cancel)
+        return found->second->take(frame);
+    found->second->cancel();
+    return {};
 }
 
 Status Connection::serve_hello(const wire::Frame& frame) {
@@ -85,7 +94,7 @@ Status Connection::serve_hello(const wire::Frame& frame) {
                         std::to_string(kAgentProtocolMin) + " to " +
                         std::to_string(kAgentProtocolMax));
     }
-    greeted_ = true;
+    version_ = *version;
     const auto agent_version = buffer().CreateString(kAgentVersion);
     const auto boot_id = buffer().CreateString(server_.guest().boot_id());
     send(frame.stream(), wire::CreateHelloReply(buffer(), *version, agent_version, boot_id,
@@ -93,67 +102,47 @@ Status Connection::serve_hello(const wire::Frame& frame) {
     return {};
 }
 
-Status Connection::serve_data(const wire::Frame& frame, Command& command) {
-    if (const auto* data = frame.body_as_StdinData())
-        return command.take_stdin(*data);
-    if (const auto* credit = frame.body_as_Credit())
-        return command.take_credit(*credit);
-    return command.take_signal(*frame.body_as_Signal());
-}
-
 Status Connection::serve_request(const wire::Frame& frame) {
-    const uint32_t stream = frame.stream();
-    if (const auto found = commands_.find(stream); found != commands_.end()) {
-        if (!found->second->done())
-            return fail(Code::invalid_argument,
-                        "stream " + std::to_string(stream) + ": is in use by a command");
-        commands_.erase(found);
+    const uint32_t id = frame.stream();
+    if (const auto found = streams_.find(id); found != streams_.end()) {
+        if (!found->second->done()) {
+            return fail(Code::invalid_argument, "stream " + std::to_string(id) + ": is in use");
+        }
+        streams_.erase(found);
     }
-    Guest& guest = server_.guest();
-    switch (frame.body_type()) {
-        case wire::Body::Ping:
-            send(stream, wire::CreatePong(buffer()));
-            return {};
-        case wire::Body::Exec:
-            serve_exec(stream, *frame.body_as_Exec());
-            return {};
-        case wire::Body::Identity:
-            answer(stream, guest.identify(*frame.body_as_Identity()));
-            return {};
-        case wire::Body::PrepareSnapshot:
-            answer(stream, guest.prepare_snapshot());
-            return {};
-        case wire::Body::SetClock:
-            answer(stream, guest.set_clock(*frame.body_as_SetClock()));
-            return {};
-        case wire::Body::GrowRoot:
-            answer(stream, guest.grow_root());
-            return {};
-        case wire::Body::PowerOff:
-            answer(stream, server_.request_power_off());
-            return {};
-        default:
-            send_error(stream, Error{Code::invalid_argument,
-                                     "request of kind " +
-                                         std::to_string(static_cast<int>(frame.body_type())) +
-                                         ": is not known to this agent"});
-            return {};
-    }
+    auto stream = open_stream(frame);
+    if (!stream)
+        send_error(id, stream.error());
+    else if (*stream != nullptr)
+        keep(std::move(*stream));
+    return {};
 }
 
-void Connection::serve_exec(uint32_t stream, const wire::Exec& request) {
-    auto command = std::make_unique<Command>(*this, server_, stream);
-    if (const Status started = command->start(request); !started)
-        send_error(stream, started.error());
-    else
-        commands_.emplace(stream, std::move(command));
+void Connection::keep(std::unique_ptr<Stream> stream) {
+    const uint32_t id = stream->id();
+    streams_.insert_or_assign(id, std::move(stream));
 }
 
-void Connection::answer(uint32_t stream, const Status& status) {
-    if (status)
-        send(stream, wire::CreateDone(buffer()));
-    else
-        send_error(stream, status.error());
+Result<std::unique_ptr<Stream>> Connection::open_stream(const wire::Frame& frame) {
+    const wire::Body body = frame.body_type();
+    const RequestKind* kind = find_request(body);
+    if (kind == nullptr || agent_protocol_of(body) > version_) {
+        return fail(Code::invalid_argument, "request of kind " +
+                                                std::to_string(static_cast<int>(body)) +
+                                                ": is not known to this agent");
+    }
+    if (kind->serve == nullptr) {
+        return fail(Code::host_unsupported,
+                    std::string(wire::EnumNameBody(body)) + ": is not served by this agent");
+    }
+    if (!kind->when_sealed)
+        TRY(server_.guest().may_run());
+    if (streams_.size() >= limits::kAgentStreamsMax) {
+        return fail(Code::resource_exhausted, "this connection has " +
+                                                  std::to_string(limits::kAgentStreamsMax) +
+                                                  " streams open already");
+    }
+    return kind->serve({server_, *this, frame.stream(), frame});
 }
 
 void Connection::send_error(uint32_t stream, const Error& error) {
@@ -203,14 +192,14 @@ void Connection::flush() {
         resume();
 }
 
-// The client reads again: serves the frames that waited, and reads the commands' output.
+// The client reads again: serves the frames that waited, and the streams go on.
 void Connection::resume() {
     serve_frames();
-    for (auto& [stream, command] : commands_)
-        command->update();
+    for (auto& [id, stream] : streams_)
+        stream->resume();
 }
 
-// Reads from a client only while that reads too. (Its commands notice congestion by themselves.)
+// Reads from a client only while that reads too. (Its streams notice congestion by themselves.)
 void Connection::watch_socket() {
     if (dead_)
         return;
@@ -225,7 +214,7 @@ void Connection::end(const Error& error) {
 }
 
 void Connection::sweep() {
-    std::erase_if(commands_, [](const auto& entry) { return entry.second->done(); });
+    std::erase_if(streams_, [](const auto& entry) { return entry.second->done(); });
 }
 
 }  // namespace spore

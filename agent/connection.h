@@ -4,21 +4,22 @@
 #include <unordered_map>
 #include <vector>
 
-#include "agent/command.h"
 #include "agent/poller.h"
 #include "schema/frame.h"
 
 namespace spore {
 
 class Server;
+class Stream;
 
-// One client: its frames in and out and the commands that it has started. UNTRUSTED BYTES arrive
+// One client: its frames in and out and the streams that it has opened. UNTRUSTED BYTES arrive
 // here and are read through FrameReader alone; whatever they hold, at worst this connection ends.
 class Connection {
   public:
     Connection(Server& server, UniqueFd socket);
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
+    ~Connection();
 
     Status start();
 
@@ -28,17 +29,21 @@ class Connection {
     bool congested() const { return backlog_.size() - backlog_sent_ > limits::kAgentBacklogBytes; }
 
     // Sends a frame whose parts have been made in buffer(); what the socket does not take now is
-    // kept. Without effect on a dead connection.
+    // kept. Without effect on a dead connection. Returns the frame's length field.
     flatbuffers::FlatBufferBuilder& buffer() { return builder_.buffer(); }
     template <typename Body>
-    void send(uint32_t stream, flatbuffers::Offset<Body> body) {
-        write(builder_.finish(stream, body));
+    size_t send(uint32_t stream, flatbuffers::Offset<Body> body) {
+        const auto frame = builder_.finish(stream, body);
+        const size_t length = frame.size() - sizeof(uint32_t);
+        write(frame);
         builder_.reset();
+        return length;
     }
     void send_error(uint32_t stream, const Error& error);
-    void send_done(uint32_t stream);
 
-    // Destroys commands that are done.
+    // Takes a stream of it, until that is done.
+    void keep(std::unique_ptr<Stream> stream);
+    // Destroys streams that are done.
     void sweep();
 
   private:
@@ -48,9 +53,8 @@ class Connection {
     Status serve(const wire::Frame& frame);
     Status serve_hello(const wire::Frame& frame);
     Status serve_request(const wire::Frame& frame);
-    Status serve_data(const wire::Frame& frame, Command& command);
-    void serve_exec(uint32_t stream, const wire::Exec& request);
-    void answer(uint32_t stream, const Status& status);
+    // What goes on with it; nothing if it has been answered.
+    Result<std::unique_ptr<Stream>> open_stream(const wire::Frame& frame);
     void write(std::span<const std::byte> frame);
     void flush();
     void resume();
@@ -63,9 +67,9 @@ class Connection {
     FrameBuilder builder_;
     std::vector<std::byte> backlog_;
     size_t backlog_sent_ = 0;
-    bool greeted_ = false;
+    uint16_t version_ = 0;  // of the protocol, agreed on; 0 before Hello
     bool dead_ = false;
-    std::unordered_map<uint32_t, std::unique_ptr<Command>> commands_;
+    std::unordered_map<uint32_t, std::unique_ptr<Stream>> streams_;
 };
 
 }  // namespace spore

@@ -124,6 +124,17 @@ Status Guest::set_clock(const wire::SetClock& clock) {
     return system_.step_clock(clock.wall_clock_ns());
 }
 
+Status Guest::set_environment(const wire::SetEnvironment& request) {
+    TRY(may_run());
+    Environment environment = environment_;
+    for (const std::string& assignment : TRY(copy_strings(request.set(), "set")))
+        TRY(environment.set(assignment));
+    for (const std::string& name : TRY(copy_strings(request.unset(), "unset")))
+        environment.unset(name);
+    environment_ = std::move(environment);
+    return {};
+}
+
 Status Guest::grow_root() {
     TRY(may_run());
     return system_.grow_root();

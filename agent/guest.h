@@ -33,6 +33,8 @@ class Guest {
     // Errors: unavailable while sealed.
     Status set_clock(const wire::SetClock& clock);
     Status grow_root();
+    // All of it or, with invalid_argument, nothing.
+    Status set_environment(const wire::SetEnvironment& request);
     Status allow_power_off() { return system_.allow_power_off(); }
 
   private:

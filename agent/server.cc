@@ -8,6 +8,7 @@
 
 #include <csignal>
 
+#include "agent/command.h"
 #include "agent/log.h"
 
 namespace spore {
@@ -84,11 +85,8 @@ Status Server::listen(UniqueFd socket) {
 }
 
 Status Server::run() {
-    while (!stopping_) {
-        TRY(poller_.wait(wait_ms()));
-        expire_deadlines();
-        sweep();
-    }
+    while (!stopping_)
+        TRY(run_once());
     return {};
 }
 
@@ -174,6 +172,23 @@ void Server::expire_deadlines() {
         Command* command = deadlines_.begin()->second;
         deadlines_.erase(deadlines_.begin());
         command->on_timeout();
+    }
+}
+
+Status Server::run_once() {
+    TRY(poller_.wait(turns_.empty() ? wait_ms() : 0));
+    expire_deadlines();
+    take_turns();
+    sweep();
+    return {};
+}
+
+// One for each that asked before: then the sockets are looked at again.
+void Server::take_turns() {
+    for (size_t left = turns_.size(); left > 0 && !turns_.empty(); --left) {
+        Stream* stream = turns_.front();
+        turns_.pop_front();
+        stream->take_turn();
     }
 }
 

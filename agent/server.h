@@ -2,6 +2,7 @@
 
 #include <array>
 #include <chrono>
+#include <deque>
 #include <list>
 #include <memory>
 #include <optional>
@@ -14,6 +15,8 @@
 #include "agent/poller.h"
 
 namespace spore {
+
+class Command;
 
 // The agent: listens, serves every client in one thread, and reaps every child, its own commands
 // and (as PID 1) orphans alike.
@@ -30,6 +33,8 @@ class Server {
 
     // Serves until a signal or a client asks for the end (`stop_signals` in server.cc).
     Status run();
+    // One wait of it (none if there is work) and all that this brings.
+    Status run_once();
 
     // ---- For connections and commands
 
@@ -47,6 +52,9 @@ class Server {
     // Keeps reading a pipe whose command has ended, so that a process left in the background does
     // not die of writing to it.
     void discard_output(UniqueFd pipe);
+    // Streams with work to do stand in one queue, whosever they are (Stream::want_turn).
+    void add_turn(Stream& stream) { turns_.push_back(&stream); }
+    void remove_turn(Stream& stream) { std::erase(turns_, &stream); }
 
   private:
     explicit Server(System& system) : guest_(system) {}
@@ -57,6 +65,7 @@ class Server {
     void on_signal();
     void reap();
     void expire_deadlines();
+    void take_turns();
     int wait_ms() const;
     void sweep();
 
@@ -71,6 +80,7 @@ class Server {
     std::unordered_map<pid_t, Command*> commands_;
     std::set<std::pair<Clock::time_point, Command*>> deadlines_;
     std::list<Watch> discarded_;
+    std::deque<Stream*> turns_;
     std::list<Connection> connections_;
 };
 

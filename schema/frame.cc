@@ -14,9 +14,8 @@ constexpr uint32_t kPayloadBytesMin = 12;
 // A chunk of data with its frame around it.
 constexpr size_t kReceiveBytes = limits::kFrameChunkBytes + 1024;
 constexpr size_t kKeptBytes = 2 * kReceiveBytes;
-// Depth and tables that no frame of ours comes near.
+// A depth that no frame of ours comes near.
 constexpr uint32_t kTableDepthMax = 8;
-constexpr uint32_t kTablesMax = 64;
 
 static_assert(static_cast<int>(wire::ErrorCode::invalid_argument) ==
               static_cast<int>(Code::invalid_argument));
@@ -37,6 +36,12 @@ std::optional<uint16_t> agent_protocol_with(uint16_t peer_min, uint16_t peer_max
     if (highest < std::max(peer_min, kAgentProtocolMin))
         return std::nullopt;
     return highest;
+}
+
+uint16_t agent_protocol_of(wire::Body body) {
+    if (body <= wire::Body::GrowRoot)
+        return 1;
+    return body <= wire::Body::SetClock ? 2 : 3;
 }
 
 wire::ErrorCode to_wire(Code code) {
@@ -84,11 +89,12 @@ Result<const wire::Frame*> FrameReader::next() {
         std::memmove(aligned, data_.get() + begin_, whole);
     begin_ += whole;
     const auto* frame = reinterpret_cast<const uint8_t*>(aligned);
-    flatbuffers::Verifier verifier(frame, whole, kTableDepthMax, kTablesMax);
+    flatbuffers::Verifier verifier(frame, whole, kTableDepthMax, limits::kFrameTablesMax);
     if (!wire::VerifySizePrefixedFrameBuffer(verifier)) {
         return fail(Code::corrupt,
                     "frame of " + std::to_string(length) + " bytes: not a valid agent frame");
     }
+    last_ = {aligned, whole};
     return wire::GetSizePrefixedFrame(frame);
 }
 

@@ -20,10 +20,13 @@ namespace spore {
 
 // The versions of the protocol that this tree speaks.
 inline constexpr uint16_t kAgentProtocolMin = 1;
-inline constexpr uint16_t kAgentProtocolMax = 2;
+inline constexpr uint16_t kAgentProtocolMax = 3;
 
 // The one to speak with a peer that speaks `peer_min` to `peer_max`; nothing if there is none.
 std::optional<uint16_t> agent_protocol_with(uint16_t peer_min, uint16_t peer_max);
+
+// The version that brought this body.
+uint16_t agent_protocol_of(wire::Body body);
 
 wire::ErrorCode to_wire(Code code);
 // Code::internal for a value that this version does not know.
@@ -41,6 +44,9 @@ class FrameReader {
     // The next frame, verified, alive until the next call of anything here; nullptr if it has not
     // arrived whole. Error corrupt: the stream is beyond repair, close it.
     Result<const wire::Frame*> next();
+    // That frame's bytes, its length field before it; aligned as it is they can be read again by
+    // wire::GetSizePrefixedFrame.
+    std::span<const std::byte> bytes() const { return last_; }
 
   private:
     size_t size() const { return end_ - begin_; }
@@ -53,6 +59,7 @@ class FrameReader {
     size_t capacity_ = 0;
     size_t begin_ = 0;
     size_t end_ = 0;
+    std::span<const std::byte> last_;
 };
 
 // Builds frames, one at a time, in one buffer that it keeps. Not thread-safe.
@@ -68,12 +75,12 @@ class FrameBuilder {
         return finish(stream, wire::BodyTraits<Body>::enum_value, body.Union());
     }
 
-    void reset();
-
-  private:
     std::span<const std::byte> finish(uint32_t stream, wire::Body type,
                                       flatbuffers::Offset<void> body);
 
+    void reset();
+
+  private:
     flatbuffers::FlatBufferBuilder buffer_;
 };
 

@@ -11,6 +11,7 @@ namespace {
 
 constexpr uint32_t kAnyStream = 0x5eed;  // not the default, which a FlatBuffer leaves out
 constexpr size_t kOutputBytes = 64;
+constexpr uint16_t kSpoken = 2;  // the version whose requests it knows
 
 size_t place_in(std::span<const std::byte> frame, const void* field) {
     return static_cast<size_t>(static_cast<const std::byte*>(field) - frame.data());
@@ -43,7 +44,7 @@ void print_answers() {
     print("HelloReply", [](Builder& to) {
         auto version = to.CreateString("freestanding");
         auto boot_id = to.CreateString("00000000-0000-0000-0000-000000000000");
-        return wire::CreateHelloReply(to, kAgentProtocolMax, version, boot_id, wire::State::ready);
+        return wire::CreateHelloReply(to, kSpoken, version, boot_id, wire::State::ready);
     });
     print("Done", [](Builder& to) { return wire::CreateDone(to); });
     print("Pong", [](Builder& to) { return wire::CreatePong(to); });

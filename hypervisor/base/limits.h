@@ -107,12 +107,31 @@ inline constexpr uint32_t kFrameBytesMax = 4 * kMiB;
 inline constexpr uint32_t kFrameChunkBytes = 64 * kKiB;
 static_assert(kFrameChunkBytes * 2 < kFrameBytesMax);
 
-// The agent's port on the guest's vsock.
+// Entries or events in one frame, and tables in one frame: each is verified, and many may share one
+// vector, so that a hostile frame costs at most this often what its bytes do.
+inline constexpr uint32_t kFrameItemsMax = 256;
+inline constexpr uint32_t kFrameTablesMax = 320;
+static_assert(kFrameTablesMax > kFrameItemsMax + 8, "the frame, its body and what those hold");
+
+// The agent's ports on the guest's vsock: for frames, and for connections to the guest's own ports.
 inline constexpr uint32_t kAgentPort = 1024;
+inline constexpr uint32_t kAgentForwardPort = 1025;
+// The line that such a connection begins with: "UNIX ", a sun_path, and some room.
+inline constexpr uint32_t kForwardLineBytesMax = 128;
+// A path in a request: PATH_MAX of Linux without its terminating zero.
+inline constexpr uint32_t kPathBytesMax = 4095;
+static_assert(kFrameItemsMax * 2 * kPathBytesMax < kFrameBytesMax, "entries and their targets");
+// The name of a process or a session.
+inline constexpr uint32_t kNameBytesMax = 63;
+// A line of a log that WaitLog looks at; what is longer is cut.
+inline constexpr uint32_t kLogLineBytesMax = 16 * kKiB;
 // Connections to one agent, and commands that it runs at once over all of them: a command costs it
 // up to three descriptors and kStdinCreditBytes.
 inline constexpr uint32_t kAgentConnectionsMax = 256;
 inline constexpr uint32_t kAgentCommandsMax = 512;
+// Streams that one connection has open at once: all those commands, and as many others.
+inline constexpr uint32_t kAgentStreamsMax = 1024;
+static_assert(kAgentStreamsMax > kAgentCommandsMax);
 // What the agent takes of one command's stdin before that has read it.
 inline constexpr uint32_t kStdinCreditBytes = 128 * kKiB;
 // What the host takes of one command's stdout, and of its stderr, before it has passed it on.
@@ -120,6 +139,10 @@ inline constexpr uint32_t kOutputCreditBytes = 256 * kKiB;
 static_assert(kStdinCreditBytes >= 2 * kFrameChunkBytes &&
                   kOutputCreditBytes >= 2 * kFrameChunkBytes,
               "a chunk can be under way while the next is filled");
+// What the agent takes of one FileWrite before it has written it, and the host of one stream of
+// file bytes or items before they are consumed.
+inline constexpr uint32_t kFileCreditBytes = 512 * kKiB;
+static_assert(kFileCreditBytes >= 2 * kFrameChunkBytes);
 // Frames that wait in the agent for a client that does not read its socket. Above it, the agent
 // reads neither from that client nor from its commands.
 inline constexpr uint32_t kAgentBacklogBytes = 256 * kKiB;

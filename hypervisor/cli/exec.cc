@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/sandbox/exec_capture.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/sandbox.h"
 
@@ -21,19 +22,6 @@ struct ExecOptions {
     bool shell = false;
 };
 
-// What a captured stream keeps with --json; the rest is counted, not kept.
-constexpr size_t kCaptureBytesMax = 16 * limits::kMiB;
-
-struct Capture {
-    std::string text;
-    uint64_t bytes = 0;
-    void add(std::span<const std::byte> more) {
-        bytes += more.size();
-        size_t room = kCaptureBytesMax - text.size();
-        text.append(reinterpret_cast<const char*>(more.data()), std::min(room, more.size()));
-    }
-};
-
 bool write_all(int fd, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
         ssize_t written = ::write(fd, bytes.data(), bytes.size());
@@ -44,6 +32,14 @@ bool write_all(int fd, std::span<const std::byte> bytes) {
         bytes = bytes.subspan(static_cast<size_t>(written));
     }
     return true;
+}
+
+ExecStreams::Sink pass_on(int fd, const char* name) {
+    return [fd, name](std::span<const std::byte> bytes) -> Status {
+        if (!write_all(fd, bytes))
+            return fail_errno(name);
+        return {};
+    };
 }
 
 Result<ExecRequest> make_request(const ExecOptions& options) {
@@ -75,20 +71,13 @@ Status run_command(Context& context, const ExecOptions& options) {
     auto begun = std::chrono::steady_clock::now();
     auto agent =
         TRY(connect_agent(run_directory(home, options.id), begun + std::chrono::seconds(20)));
-    ExecStreams streams;
-    Capture out, err;
     bool json = context.globals.json;
-    auto sink = [json](int fd, Capture& capture) {
-        return [json, fd, &capture](std::span<const std::byte> bytes) -> Status {
-            if (json)
-                capture.add(bytes);
-            else if (!write_all(fd, bytes))
-                return fail_errno(fd == STDOUT_FILENO ? "standard output" : "standard error");
-            return {};
-        };
-    };
-    streams.on_stdout = sink(STDOUT_FILENO, out);
-    streams.on_stderr = sink(STDERR_FILENO, err);
+    ExecCapture capture;  // with --json; what is above its bound is counted, not kept
+    ExecStreams streams = json ? capture.streams() : ExecStreams{};
+    if (!json) {
+        streams.on_stdout = pass_on(STDOUT_FILENO, "standard output");
+        streams.on_stderr = pass_on(STDERR_FILENO, "standard error");
+    }
     if (options.with_stdin)
         streams.stdin_fd = STDIN_FILENO;
     auto result = TRY(agent.exec(request, streams, std::chrono::steady_clock::time_point::max()));
@@ -103,11 +92,11 @@ Status run_command(Context& context, const ExecOptions& options) {
     print_json({{"exit_status", result.exit_status},
                 {"signal", result.signal},
                 {"timed_out", timed_out},
-                {"stdout", out.text},
-                {"stderr", err.text},
-                {"stdout_bytes", out.bytes},
-                {"stderr_bytes", err.bytes},
-                {"truncated", out.bytes > out.text.size() || err.bytes > err.text.size()},
+                {"stdout", capture.out().bytes},
+                {"stderr", capture.err().bytes},
+                {"stdout_bytes", capture.out().total},
+                {"stderr_bytes", capture.err().total},
+                {"truncated", capture.out().truncated() || capture.err().truncated()},
                 {"cpu_us", result.cpu_us},
                 {"peak_memory_bytes", result.peak_memory_bytes},
                 {"duration_us", std::chrono::duration_cast<std::chrono::microseconds>(

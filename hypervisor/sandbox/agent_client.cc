@@ -169,7 +169,8 @@ Status AgentClient::confirm_identity(Deadline deadline) {
 
 Result<ExecResult> AgentClient::exec(const ExecRequest& request, const ExecStreams& streams,
                                      Deadline deadline) {
-    return ExecStream(*wire_, streams, deadline).run(request);
+    WireChannel channel(*wire_);
+    return ExecStream(channel, streams, deadline).run(request);
 }
 
 Status AgentClient::prepare_snapshot(Deadline deadline) {

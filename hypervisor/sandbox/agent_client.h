@@ -165,7 +165,8 @@ class AgentClient {
 
   private:
     class Wire;
-    friend class ExecStream;
+    friend class AgentConnection;
+    friend class WireChannel;
     explicit AgentClient(std::unique_ptr<Wire> wire);
     std::unique_ptr<Wire> wire_;
 };

@@ -35,11 +35,19 @@ std::vector<std::string> assignments_of(
     return assignments;
 }
 
+Status check_names(const std::vector<std::pair<std::string, std::string>>& variables) {
+    for (const auto& [name, value] : variables) {
+        if (name.find('=') != std::string::npos)
+            return fail(Code::invalid_argument,
+                        "environment variable '" + name + "': must have no '=' in its name");
+    }
+    return {};
+}
+
 Result<ExecResult> ExecStream::run(const ExecRequest& request) {
-    TRY(wire_.usable());
     TRY(send_request(request));
     while (true) {
-        const auto* frame = TRY(wire_.next(stream_));
+        const auto* frame = TRY(channel_.next());
         if (frame == nullptr) {
             TRY(wait());
             continue;
@@ -53,34 +61,28 @@ Result<ExecResult> ExecStream::run(const ExecRequest& request) {
 }
 
 Status ExecStream::send_request(const ExecRequest& request) {
-    for (const auto& [name, value] : request.environment) {
-        if (name.find('=') != std::string::npos)
-            return fail(Code::invalid_argument,
-                        "environment variable '" + name + "': must have no '=' in its name");
-    }
-    auto& buffer = wire_.buffer();
+    TRY(check_names(request.environment));
+    auto& buffer = channel_.buffer();
     const auto argv = buffer.CreateVectorOfStrings(request.argv);
     const auto environment = buffer.CreateVectorOfStrings(assignments_of(request.environment));
     const auto unset = buffer.CreateVectorOfStrings(request.unset);
     const auto cwd = buffer.CreateString(request.cwd);
     const auto user = buffer.CreateString(request.user);
     stdin_open_ = streams_.stdin_fd >= 0;
-    return wire_.send(
-        stream_,
-        wire::CreateExec(buffer, argv, environment, unset, request.clear_environment, cwd, user,
-                         stdin_open_,
-                         static_cast<uint64_t>(std::max<int64_t>(request.timeout.count(), 0)),
-                         limits::kOutputCreditBytes, limits::kOutputCreditBytes));
+    return channel_.send(wire::CreateExec(
+        buffer, argv, environment, unset, request.clear_environment, cwd, user, stdin_open_,
+        static_cast<uint64_t>(std::max<int64_t>(request.timeout.count(), 0)),
+        limits::kOutputCreditBytes, limits::kOutputCreditBytes));
 }
 
 // For the agent, for stdin while it may be sent, for orders once there is a command to get them.
 Status ExecStream::wait() {
     std::array<pollfd, 2> others = {pollfd{-1, POLLIN, 0}, pollfd{-1, POLLIN, 0}};
-    if (stdin_open_ && stdin_credit_ > 0 && !wire_.full())
+    if (stdin_open_ && stdin_credit_ > 0 && !channel_.full())
         others[0].fd = streams_.stdin_fd;
     if (started_ && streams_.control != nullptr)
         others[1].fd = streams_.control->event_.get();
-    TRY(wire_.turn(deadline_, others));
+    TRY(channel_.wait(deadline_, others));
     if (others[1].revents != 0)
         TRY(take_orders());
     if (others[0].revents != 0)
@@ -101,7 +103,7 @@ Status ExecStream::take_orders() {
 }
 
 Status ExecStream::send_signal(int number) {
-    return wire_.send(stream_, wire::CreateSignal(wire_.buffer(), number));
+    return channel_.send(wire::CreateSignal(channel_.buffer(), number));
 }
 
 Status ExecStream::feed_stdin() {
@@ -110,15 +112,15 @@ Status ExecStream::feed_stdin() {
     const ssize_t count = ::read(streams_.stdin_fd, chunk.data(), room);
     if (count < 0 && (errno == EINTR || errno == EAGAIN))
         return {};
-    auto& buffer = wire_.buffer();
+    auto& buffer = channel_.buffer();
     if (count <= 0) {
         // To the command both are the end: what has been read is all there is.
         stdin_open_ = false;
-        return wire_.send(stream_, wire::CreateStdinData(buffer, 0, true));
+        return channel_.send(wire::CreateStdinData(buffer, 0, true));
     }
     stdin_credit_ -= static_cast<uint32_t>(count);
     const auto bytes = buffer.CreateVector(chunk.data(), static_cast<size_t>(count));
-    return wire_.send(stream_, wire::CreateStdinData(buffer, bytes, false));
+    return channel_.send(wire::CreateStdinData(buffer, bytes, false));
 }
 
 Result<std::optional<ExecResult>> ExecStream::take(const wire::Frame& frame) {
@@ -159,7 +161,7 @@ Result<std::optional<ExecResult>> ExecStream::take(const wire::Frame& frame) {
 
 Status ExecStream::take_output(const wire::Output& output) {
     if (output.fd() != 1 && output.fd() != 2) {
-        wire_.close("agent: sent output of neither stdout nor stderr");
+        channel_.fail_connection("agent: sent output of neither stdout nor stderr");
         return fail(Code::corrupt, "agent: output of descriptor " + std::to_string(output.fd()));
     }
     const auto bytes = view(output.bytes());
@@ -175,7 +177,7 @@ Status ExecStream::take_output(const wire::Output& output) {
     // In portions: fewer frames, and the agent never runs dry.
     if (taken < limits::kOutputCreditBytes / 2)
         return {};
-    TRY(wire_.send(stream_, wire::CreateCredit(wire_.buffer(), output.fd(), taken)));
+    TRY(channel_.send(wire::CreateCredit(channel_.buffer(), output.fd(), taken)));
     taken = 0;
     return {};
 }

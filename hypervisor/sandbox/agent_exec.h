@@ -1,6 +1,6 @@
 #pragma once
 
-// Inside AgentClient: one command on one stream.
+// Inside AgentClient and AgentConnection: one command on one stream.
 
 #include "hypervisor/sandbox/agent_wire.h"
 
@@ -10,10 +10,56 @@ namespace spore {
 std::vector<std::string> assignments_of(
     const std::vector<std::pair<std::string, std::string>>& variables);
 
+// Error invalid_argument: a '=' in a name.
+Status check_names(const std::vector<std::pair<std::string, std::string>>& variables);
+
+// One stream, whatever connection it is on.
+class AgentChannel {
+  public:
+    virtual ~AgentChannel() = default;
+
+    virtual flatbuffers::FlatBufferBuilder& buffer() = 0;
+    template <typename Body>
+    Status send(flatbuffers::Offset<Body> body) {
+        return send_frame(wire::BodyTraits<Body>::enum_value, body.Union());
+    }
+    virtual Status send_frame(wire::Body type, flatbuffers::Offset<void> body) = 0;
+    // So much waits to be written that no more data should be added.
+    virtual bool full() const = 0;
+    // The next frame of it that is here, alive until the next call; nullptr if none is.
+    virtual Result<const wire::Frame*> next() = 0;
+    // Waits until `next` may have one, or one of `others` is ready (their revents are set). Errors:
+    // timeout, and the connection's.
+    virtual Status wait(AgentClient::Deadline deadline, std::span<pollfd> others) = 0;
+    // The peer breaks the protocol.
+    virtual void fail_connection(std::string why) = 0;
+};
+
+// A stream of an AgentClient.
+class WireChannel : public AgentChannel {
+  public:
+    explicit WireChannel(AgentClient::Wire& wire) : wire_(wire), stream_(wire.open_stream()) {}
+
+    flatbuffers::FlatBufferBuilder& buffer() override { return wire_.buffer(); }
+    Status send_frame(wire::Body type, flatbuffers::Offset<void> body) override {
+        return wire_.send(stream_, type, body);
+    }
+    bool full() const override { return wire_.full(); }
+    Result<const wire::Frame*> next() override { return wire_.next(stream_); }
+    Status wait(AgentClient::Deadline deadline, std::span<pollfd> others) override {
+        return wire_.turn(deadline, others);
+    }
+    void fail_connection(std::string why) override { wire_.close(std::move(why)); }
+
+  private:
+    AgentClient::Wire& wire_;
+    uint32_t stream_;
+};
+
 class ExecStream {
   public:
-    ExecStream(AgentClient::Wire& wire, const ExecStreams& streams, AgentClient::Deadline deadline)
-        : wire_(wire), streams_(streams), deadline_(deadline), stream_(wire.open_stream()) {}
+    ExecStream(AgentChannel& channel, const ExecStreams& streams, AgentClient::Deadline deadline)
+        : channel_(channel), streams_(streams), deadline_(deadline) {}
 
     Result<ExecResult> run(const ExecRequest& request);
 
@@ -27,10 +73,9 @@ class ExecStream {
     Result<std::optional<ExecResult>> take(const wire::Frame& frame);
     Status take_output(const wire::Output& output);
 
-    AgentClient::Wire& wire_;
+    AgentChannel& channel_;
     const ExecStreams& streams_;
     AgentClient::Deadline deadline_;
-    uint32_t stream_;
     bool started_ = false;
     bool stdin_open_ = false;
     uint32_t stdin_credit_ = 0;

@@ -66,6 +66,16 @@ void AgentClient::Wire::close(std::string why) {
     why_closed_ = std::move(why);
 }
 
+void AgentClient::Wire::release(UniqueFd& socket, FrameReader& received,
+                                std::vector<std::byte>& unsent) {
+    out_.erase(out_.begin(), out_.begin() + static_cast<ptrdiff_t>(out_sent_));
+    out_sent_ = 0;
+    unsent = std::move(out_);
+    received = std::move(reader_);
+    socket = std::move(socket_);
+    why_closed_ = "agent: the connection was given away";
+}
+
 Status AgentClient::Wire::queue(std::span<const std::byte> frame) {
     TRY(usable());
     if (frame.size() - sizeof(uint32_t) > limits::kFrameBytesMax) {

@@ -33,7 +33,10 @@ class AgentClient::Wire {
     // Queues a frame, to be written by `turn`. Error invalid_argument: above the limit of a frame.
     template <typename Body>
     Status send(uint32_t stream, flatbuffers::Offset<Body> body) {
-        const Status queued = queue(builder_.finish(stream, body));
+        return send(stream, wire::BodyTraits<Body>::enum_value, body.Union());
+    }
+    Status send(uint32_t stream, wire::Body type, flatbuffers::Offset<void> body) {
+        const Status queued = queue(builder_.finish(stream, type, body));
         builder_.reset();
         return queued;
     }
@@ -53,6 +56,8 @@ class AgentClient::Wire {
     // Ends the connection; `why` is what later calls fail with.
     void close(std::string why);
     bool broken() const { return !socket_; }
+    // Gives the connection away, with what has been received and what is still to be written.
+    void release(UniqueFd& socket, FrameReader& received, std::vector<std::byte>& unsent);
     // Error unavailable if the connection has ended.
     Status usable() const;
 

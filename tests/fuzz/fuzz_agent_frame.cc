@@ -26,14 +26,90 @@ size_t touch(std::span<const std::byte> bytes) {
     return static_cast<size_t>(std::count(bytes.begin(), bytes.end(), std::byte{1}));
 }
 
-// Every field that either side reads.
-size_t touch(const spore::wire::Frame& frame) {
-    using spore::view;
-    if (const auto* body = frame.body_as_Exec()) {
-        return touch(body->argv()) + touch(body->env()) + touch(body->env_unset()) +
-               touch(view(body->cwd())) + touch(view(body->user())) + body->timeout_ms() +
-               body->stdout_credit();
+using spore::view;
+namespace wire = spore::wire;
+
+size_t touch(const wire::Exec& exec) {
+    size_t sum = touch(exec.argv()) + touch(exec.env()) + touch(exec.env_unset()) +
+                 touch(view(exec.cwd())) + touch(view(exec.user())) + touch(view(exec.session())) +
+                 exec.timeout_ms() + exec.stdout_credit();
+    if (const auto* pty = exec.pty())
+        sum += pty->rows() + pty->columns();
+    return sum;
+}
+
+size_t touch(const wire::Exited& exited) {
+    return exited.exit_status() + exited.cpu_us() + exited.peak_memory_bytes() +
+           exited.oom_killed() + exited.session_ended();
+}
+
+size_t touch(const wire::FileEntry& entry) {
+    return touch(view(entry.path())) + touch(view(entry.target())) + entry.size() + entry.mode() +
+           static_cast<size_t>(entry.mtime_ns()) + static_cast<size_t>(entry.type());
+}
+
+// Bodies of version 3 that are not requests: what the host reads.
+size_t touch_answer(const wire::Frame& frame) {
+    if (const auto* body = frame.body_as_FileEntry())
+        return touch(*body);
+    if (const auto* body = frame.body_as_FileData())
+        return touch(view(body->bytes())) + body->eof();
+    if (const auto* body = frame.body_as_LogRecord())
+        return touch(view(body->bytes())) + body->sequence() + body->dropped();
+    if (const auto* body = frame.body_as_LogMatch())
+        return touch(view(body->line())) + body->begin() + body->length();
+    if (const auto* body = frame.body_as_Done())
+        return body->bytes() + body->truncated();
+    size_t sum = 0;
+    if (const auto* body = frame.body_as_FileEntries()) {
+        for (const auto* entry : *body->entries())
+            sum += touch(*entry);
+    } else if (const auto* events = frame.body_as_WatchEvents()) {
+        for (const auto* event : *events->events())
+            sum += touch(view(event->path())) + touch(view(event->to()));
+    } else if (const auto* process = frame.body_as_ProcessInfo()) {
+        sum = touch(view(process->name())) + touch(process->argv());
+        if (process->exited() != nullptr)
+            sum += touch(*process->exited());
+    } else if (const auto* session = frame.body_as_SessionInfo()) {
+        sum = touch(view(session->name())) + touch(view(session->cwd()));
+    } else if (const auto* port = frame.body_as_PortInfo()) {
+        sum = touch(view(port->address())) + touch(view(port->process())) + port->port();
     }
+    return sum;
+}
+
+// Requests of version 3: what the agent reads.
+size_t touch_request(const wire::Frame& frame) {
+    if (const auto* body = frame.body_as_SetEnvironment())
+        return touch(body->set()) + touch(body->unset());
+    if (const auto* body = frame.body_as_Stat())
+        return touch(view(body->path())) + body->follow();
+    if (const auto* body = frame.body_as_FileRead())
+        return touch(view(body->path())) + body->offset() + body->length();
+    if (const auto* body = frame.body_as_FileWrite())
+        return touch(view(body->path())) + touch(view(body->user())) + body->mode();
+    if (const auto* body = frame.body_as_List())
+        return touch(view(body->path())) + body->entries_max();
+    if (const auto* body = frame.body_as_Move())
+        return touch(view(body->from())) + touch(view(body->to()));
+    if (const auto* body = frame.body_as_Symlink())
+        return touch(view(body->path())) + touch(view(body->target()));
+    if (const auto* body = frame.body_as_ProcessStart())
+        return touch(*body->exec()) + touch(view(body->name())) + body->log_bytes_max();
+    if (const auto* body = frame.body_as_WaitPort())
+        return touch(view(body->path())) + touch(view(body->name())) + body->port();
+    if (const auto* body = frame.body_as_WaitLog())
+        return touch(view(body->pattern())) + touch(view(body->name())) + body->from();
+    if (const auto* body = frame.body_as_SessionCreate())
+        return touch(view(body->name())) + touch(body->env()) + touch(view(body->shell()));
+    return touch_answer(frame);
+}
+
+// Every field that either side reads.
+size_t touch(const wire::Frame& frame) {
+    if (const auto* body = frame.body_as_Exec())
+        return touch(*body);
     if (const auto* body = frame.body_as_Identity()) {
         size_t sum = touch(view(body->hostname())) + touch(view(body->machine_id())) +
                      touch(view(body->entropy())) + body->wall_clock_ns() + touch(body->env());
@@ -53,10 +129,10 @@ size_t touch(const spore::wire::Frame& frame) {
     if (const auto* body = frame.body_as_HelloReply())
         return touch(view(body->agent_version())) + touch(view(body->boot_id())) + body->version();
     if (const auto* body = frame.body_as_Exited())
-        return body->exit_status() + body->cpu_us() + body->peak_memory_bytes();
+        return touch(*body);
     if (const auto* body = frame.body_as_Credit())
         return body->bytes() + body->fd();
-    return frame.stream();
+    return frame.stream() + touch_request(frame);
 }
 
 }  // namespace

@@ -1,0 +1,98 @@
+// Which request is served by whom. Who serves another kind puts its function here, and its file
+// into meson.build.
+
+#include "agent/command.h"
+#include "agent/request.h"
+#include "agent/server.h"
+
+namespace spore {
+
+namespace {
+
+using Served = Result<std::unique_ptr<Stream>>;
+
+Served serve_ping(const Request& request) {
+    request.connection.send(request.stream, wire::CreatePong(request.connection.buffer()));
+    return nullptr;
+}
+
+Served serve_identity(const Request& request) {
+    request.answer(request.server.guest().identify(request.body<wire::Identity>()));
+    return nullptr;
+}
+
+Served serve_prepare_snapshot(const Request& request) {
+    request.answer(request.server.guest().prepare_snapshot());
+    return nullptr;
+}
+
+Served serve_set_clock(const Request& request) {
+    request.answer(request.server.guest().set_clock(request.body<wire::SetClock>()));
+    return nullptr;
+}
+
+Served serve_grow_root(const Request& request) {
+    request.answer(request.server.guest().grow_root());
+    return nullptr;
+}
+
+Served serve_power_off(const Request& request) {
+    request.answer(request.server.request_power_off());
+    return nullptr;
+}
+
+Served serve_set_environment(const Request& request) {
+    request.answer(request.server.guest().set_environment(request.body<wire::SetEnvironment>()));
+    return nullptr;
+}
+
+using wire::Body;
+constexpr RequestKind kRequests[] = {
+    {Body::Ping, serve_ping, true},
+    {Body::Exec, serve_exec},
+    {Body::Identity, serve_identity, true},
+    {Body::PrepareSnapshot, serve_prepare_snapshot, true},
+    {Body::PowerOff, serve_power_off, true},
+    {Body::GrowRoot, serve_grow_root},
+    {Body::SetClock, serve_set_clock},
+    {Body::SetEnvironment, serve_set_environment},
+    {Body::Stat, nullptr},
+    {Body::FileRead, nullptr},
+    {Body::FileWrite, nullptr},
+    {Body::List, nullptr},
+    {Body::Remove, nullptr},
+    {Body::Move, nullptr},
+    {Body::MakeDirectory, nullptr},
+    {Body::Symlink, nullptr},
+    {Body::SetAttributes, nullptr},
+    {Body::Watch, nullptr},
+    {Body::ProcessStart, nullptr},
+    {Body::ProcessList, nullptr},
+    {Body::ProcessLogs, nullptr},
+    {Body::ProcessWait, nullptr},
+    {Body::ProcessSignal, nullptr},
+    {Body::ProcessRemove, nullptr},
+    {Body::ProcessInput, nullptr},
+    {Body::WaitPort, nullptr},
+    {Body::WaitLog, nullptr},
+    {Body::SessionCreate, nullptr},
+    {Body::SessionList, nullptr},
+    {Body::SessionDelete, nullptr},
+    {Body::PortList, nullptr},
+};
+
+}  // namespace
+
+void Request::answer(const Status& status) const {
+    if (status)
+        connection.send(stream, wire::CreateDone(connection.buffer()));
+    else
+        connection.send_error(stream, status.error());
+}
+
+const RequestKind* find_request(wire::Body body) {
+    const auto* const found = std::ranges::find(kRequests, body, &RequestKind::body);
+    return found == std::end(kRequests) ? nullptr : found;
+}
+
+}  // namespace spore
