@@ -9,9 +9,9 @@
 namespace spore::golden_v2 {
 
 // From the client, on streams 1 to 8: Hello (1 to 2), Ping, Exec (sh -c "cat; echo $A $B >&2; exit
-// 7", A=one, B=two, B unset, nothing else, stdin, cwd /, one minute, 64 KiB of credit each), StdinData
-// ("hello\0\xff" and the end), Credit (4,096 of stdout), Signal (15), Identity, PrepareSnapshot,
-// GrowRoot, SetClock, PowerOff.
+// 7", A=one, B=two, B unset, nothing else, stdin, cwd /, one minute, 64 KiB of credit each),
+// StdinData ("hello\0\xff" and the end), Credit (4,096 of stdout), Signal (15), Identity,
+// PrepareSnapshot, GrowRoot, SetClock, PowerOff.
 inline constexpr uint8_t kHello[] = {
     0x34, 0x00, 0x00, 0x00, 0x14, 0x00, 0x00, 0x00, 0x53, 0x50, 0x41, 0x47, 0x00, 0x00, 0x0a,
     0x00, 0x10, 0x00, 0x08, 0x00, 0x07, 0x00, 0x0c, 0x00, 0x0a, 0x00, 0x00, 0x00, 0x00, 0x00,
