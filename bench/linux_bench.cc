@@ -17,6 +17,7 @@
 #include "bench/samples.h"
 #include "hypervisor/base/clock.h"
 #include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/pool.h"
 #include "hypervisor/sandbox/sandbox.h"
 
 namespace spore::bench {
@@ -62,29 +63,55 @@ Status measure_warm(AgentClient& agent) {
     return {};
 }
 
-// From the request to the end of the first command. `path` is the samples' name: cold, ready, ...
-Status measure_spore(const Home& home, const std::string& template_name, const std::string& path) {
+// A template for each way to a clone: whichever waits in its pool is what a request gets.
+struct Way {
+    std::string name;  // the samples': cold, ready, parked
+    std::string template_name;
+    PoolSpec pool;
+};
+
+// Off every measured part: the pool is full again, and its keeper at rest.
+Status wait_for_pool(const Home& home, const Way& way) {
+    if (way.name == "cold")
+        return {};
+    for (auto limit = in_seconds(120); std::chrono::steady_clock::now() < limit;) {
+        for (const PoolInfo& pool : TRY(list_pools(home))) {
+            if (pool.spec.template_name == way.template_name && pool.ready == way.pool.ready &&
+                pool.parked == way.pool.parked)
+                return {};
+        }
+        ::usleep(20'000);
+    }
+    return fail(Code::timeout, "pool '" + way.template_name + "': does not fill");
+}
+
+// From the request to the end of the first command.
+Status measure_spore(const Home& home, const Way& way) {
+    TRY(wait_for_pool(home, way));
     SandboxSpec spec;
-    spec.template_name = template_name;
+    spec.template_name = way.template_name;
     uint64_t begun = monotonic_ns();
     auto sandbox = TRY(create_sandbox(home, spec));
     auto measure = [&]() -> Status {
-        auto agent = TRY(connect_agent(run_directory(home, sandbox.record.id), in_seconds(60)));
-        TRY(run_true(agent));
+        TRY(run_true(sandbox.agent));
         double b4 = us_since(begun);
+        if (source_name(sandbox.source) != way.name)
+            return fail(Code::unavailable, "came " + std::string(source_name(sandbox.source)));
+        TRY(learn_times(home, sandbox));
         auto& at = sandbox.boundaries;
         double b2 = static_cast<double>(at.b2_us), b3 = static_cast<double>(at.b3_us);
-        std::string prefix = "linux_" + path;
+        std::string prefix = "linux_" + way.name;
         samples().add(prefix + "_b1", static_cast<double>(at.b1_us));
         samples().add(prefix + "_b2", b2);
         samples().add(prefix + "_b3", b3);
         samples().add(prefix + "_b4", b4);
-        samples().add("linux_" + path + "_b3_less_b2", b3 - b2);
-        samples().add("linux_" + path + "_b4_less_b3", b4 - b3);
-        return measure_warm(agent);
+        samples().add(prefix + "_b3_less_b2", b3 - b2);
+        samples().add(prefix + "_b4_less_b3", b4 - b3);
+        TRY(wait_for_pool(home, way));
+        return measure_warm(sandbox.agent);
     };
     Status measured = measure();
-    Status ended = destroy_sandbox(home, sandbox.record.id);
+    Status ended = destroy_sandbox(home, sandbox.info.record.id);
     TRY(std::move(measured));
     return ended;
 }
@@ -152,7 +179,7 @@ Status measure_memory(const Home& home, const std::string& template_name, int co
         spec.template_name = template_name;
         auto sandbox = create_sandbox(home, spec);
         if (sandbox)
-            made.push_back(sandbox->record);
+            made.push_back(sandbox->info.record);
         else
             status = std::unexpected(sandbox.error());
         std::fprintf(stderr, "progress %d %d\n", index + 1, count);
@@ -168,17 +195,24 @@ Status measure_memory(const Home& home, const std::string& template_name, int co
     return status;
 }
 
-Result<std::string> template_of(const Home& home, const Options& options) {
+Result<Way> make_way(const Home& home, const Options& options, const std::string& name) {
+    Way way{name, "bench-" + options.kernel + "-" + name, {}};
+    way.pool.template_name = way.template_name;
+    way.pool.ready = name == "ready";
+    way.pool.parked = name == "parked";
     TemplateSpec spec;
-    spec.name = "bench-" + options.kernel;
+    spec.name = way.template_name;
     spec.image = options.image;
     spec.kernel = options.kernel;
     spec.memory_bytes = uint64_t{kMemoryMib} << 20;
     spec.prepare = {"python3 -c 'import sys'"};
+    (void)stop_pool(home, spec.name);
     (void)remove_template(home, spec.name);
     TRY(create_template(
         home, spec, [](const std::string& what) { std::fprintf(stderr, "%s\n", what.c_str()); }));
-    return spec.name;
+    if (name != "cold")
+        TRY(start_pool(home, way.pool, std::chrono::seconds(120)));
+    return way;
 }
 
 // A disk of its own for a peer's guest.
@@ -249,10 +283,14 @@ Status run(const Options& options) {
     auto home = TRY(Home::open());
     auto image = TRY(load_image(home, options.image));
     auto kernel = TRY(find_kernel(image, options.kernel));
-    std::fprintf(stderr, "phase template\n");
-    auto name = TRY(template_of(home, options));
-    std::vector<Contender> contenders = {
-        {"linux_cold_b4", [&] { return measure_spore(home, name, "cold"); }}};
+    std::fprintf(stderr, "phase templates\n");
+    std::vector<Contender> contenders;
+    std::vector<Way> ways;
+    for (const char* name : {"cold", "ready", "parked"})
+        ways.push_back(TRY(make_way(home, options, name)));
+    for (const Way& way : ways)
+        contenders.push_back(
+            {"linux_" + way.name + "_b4", [&home, way] { return measure_spore(home, way); }});
     auto refuse = [](const char* figure, const Error& error) {
         std::fprintf(stderr, "%s: %s\n", figure, error.message.c_str());
         samples().skip(figure, error.message);
@@ -284,8 +322,12 @@ Status run(const Options& options) {
     std::fprintf(stderr, "phase one at a time\n");
     run_rounds(std::move(contenders), options.rounds);
     std::fprintf(stderr, "phase memory of idle clones\n");
-    if (auto memory = measure_memory(home, name, options.alive); !memory)
+    if (auto memory = measure_memory(home, ways[0].template_name, options.alive); !memory)
         refuse("linux_pss_kib", memory.error());
+    for (const Way& way : ways) {
+        if (way.name != "cold")
+            (void)stop_pool(home, way.template_name);
+    }
     return samples().write(options.out);
 }
 

@@ -49,10 +49,12 @@ FIGURES = (
            ('firecracker_waiting/128', P50), 'firecracker', 0.1, '<= 1/10'),
     Figure('cold_firecracker', HERE, 'cold path, B2, by Firecracker started', ('cold/128', P50),
            ('firecracker_start/128', P50), 'firecracker', 0.2, '<= 1/5'),
-    Figure('linux_b3', BED, 'Linux: B3 - B2 by the agent\'s round trip', ('linux_b3_less_b2', P50),
-           ('linux_ping', P50), 'spore', 2, '<= 2'),
-    Figure('linux_b4', BED, 'Linux: B4 - B3 by a warm exec', ('linux_b4_less_b3', P50),
-           ('linux_exec', P50), 'spore', 1.2, '<= 1.2'),
+    *(Figure(f'linux_{way}_b3', BED, f'Linux: {way} path, B3 - B2 by the agent\'s round trip',
+             (f'linux_{way}_b3_less_b2', P50), ('linux_ping', P50), 'spore', 2, '<= 2')
+      for way in ('ready', 'parked', 'cold')),
+    *(Figure(f'linux_{way}_b4', BED, f'Linux: {way} path, B4 - B3 by a warm exec',
+             (f'linux_{way}_b4_less_b3', P50), ('linux_exec', P50), 'spore', 1.2, '<= 1.2')
+      for way in ('ready', 'parked', 'cold')),
     Figure('linux_pss', BED, 'Linux: Pss of an idle clone, 256 MiB', ('linux_pss_kib', 'mean'),
            None, 'spore', 3072, '<= 3072 KiB', unit='KiB'),
     Figure('linux_ready_firecracker', BED, 'Linux: B4, ready path by Firecracker waiting',

@@ -20,14 +20,17 @@ nlohmann::json to_json(const SandboxInfo& info) {
                                {"pid", record.process.pid},
                                {"owner", record.owner},
                                {"labels", record.labels}};
-    if (info.boundaries.b3_us != 0) {
-        document["boundaries_us"] = {{"b1", info.boundaries.b1_us},
-                                     {"b2", info.boundaries.b2_us},
-                                     {"b3", info.boundaries.b3_us}};
-        document["source"] = source_name(info.source);
-        for (const StageTime& stage : info.stages)
-            document["stages_us"].push_back({stage.name, stage.end_us});
-    }
+    return document;
+}
+
+nlohmann::json to_json(const CreatedSandbox& created) {
+    nlohmann::json document = to_json(created.info);
+    document["boundaries_us"] = {{"b1", created.boundaries.b1_us},
+                                 {"b2", created.boundaries.b2_us},
+                                 {"b3", created.boundaries.b3_us}};
+    document["source"] = source_name(created.source);
+    for (const StageTime& stage : created.stages)
+        document["stages_us"].push_back({stage.name, stage.end_us});
     return document;
 }
 
@@ -75,11 +78,14 @@ Status create(Context& context, CreateOptions& options) {
     options.spec.environment = TRY(parse_pairs("env", options.environment));
     options.spec.labels = TRY(parse_pairs("label", options.labels));
     options.spec.limit = TRY(parse_duration("timeout", options.limit));
-    auto info = TRY(create_sandbox(TRY(Home::open()), options.spec));
-    if (context.globals.json)
-        print_json(to_json(info));
-    else
-        std::printf("%s\n", info.record.id.c_str());
+    auto home = TRY(Home::open());
+    auto created = TRY(create_sandbox(home, options.spec));
+    if (!context.globals.json) {
+        std::printf("%s\n", created.info.record.id.c_str());
+        return {};
+    }
+    TRY(learn_times(home, created));
+    print_json(to_json(created));
     return {};
 }
 

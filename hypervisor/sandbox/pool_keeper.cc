@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -25,9 +26,12 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr auto kWorkerLimit = std::chrono::seconds(60);
-// After a clone was taken, the one that took it comes first: making another waits this long, or
-// until no more are taken.
+// After a clone was taken, the one that took it comes first, up to its first command: making
+// another waits until none has been taken for this long, or, on a host where making one takes long
+// (and so does the first command), for some times that.
 constexpr int kBehindRequestMs = 100;
+constexpr int kBehindRequestMakings = 4;
+constexpr int kBehindRequestMsMax = 2000;
 
 Result<UniqueFd> open_append(const std::string& path) {
     UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
@@ -139,7 +143,8 @@ Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, const C
 
 // One clone more. It gets its name when it waits: nobody can take half of one.
 Status PoolKeeper::make(CloneSource source) {
-    auto deadline = Clock::now() + kWorkerLimit;
+    auto begun = Clock::now();
+    auto deadline = begun + kWorkerLimit;
     std::string id = TRY(random_name()).substr(3);
     std::string making = pool_files::kMaking + id;
     TRY(make_directory(making));
@@ -168,6 +173,9 @@ Status PoolKeeper::make(CloneSource source) {
     if (::rename(making.c_str(), name.c_str()) != 0)
         return fail_errno(name);
     waiting_.emplace(name, Waiting{source, std::move(*made)});
+    auto took = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun).count();
+    behind_request_ms_ = static_cast<int>(
+        std::clamp<int64_t>(kBehindRequestMakings * took, kBehindRequestMs, kBehindRequestMsMax));
     return {};
 }
 
@@ -221,7 +229,7 @@ Status PoolKeeper::serve(int signals) {
         for (bool quiet = false; !quiet;) {
             drain_watch();
             pollfd next[] = {{signals, POLLIN, 0}, {watch_.get(), POLLIN, 0}};
-            int ready = ::poll(next, 2, kBehindRequestMs);
+            int ready = ::poll(next, 2, behind_request_ms_);
             quiet = ready <= 0 || next[0].revents != 0;
             if (next[0].revents != 0)
                 return {};

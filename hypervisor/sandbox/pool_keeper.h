@@ -65,6 +65,7 @@ class PoolKeeper {
     UniqueFd lease_read_, lease_write_;
     std::optional<Zygote> zygote_;
     std::map<std::string, Waiting> waiting_;  // by directory
+    int behind_request_ms_ = 0;               // see kBehindRequestMs
 };
 
 }  // namespace spore

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <map>
 
+#include "hypervisor/sandbox/agent_client.h"
 #include "hypervisor/sandbox/home.h"
 #include "hypervisor/sandbox/pool.h"
 #include "hypervisor/sandbox/record.h"
@@ -39,16 +40,28 @@ struct StageTime {
 
 struct SandboxInfo {
     SandboxRecord record;
-    bool alive = false;                      // its spore-vmm runs
-    Boundaries boundaries;                   // of a sandbox just created
-    CloneSource source = CloneSource::cold;  // the same
-    std::vector<StageTime> stages;           // the same, if asked for, in time's order
+    bool alive = false;  // its spore-vmm runs
+};
+
+// A sandbox just created.
+struct CreatedSandbox {
+    SandboxInfo info;
+    CloneSource source = CloneSource::cold;
+    // The connection that confirmed its identity, good for its first command: another would take
+    // two round trips to make.
+    AgentClient agent;
+    Boundaries boundaries;          // b3 only, before learn_times()
+    std::vector<StageTime> stages;  // if asked for, in time's order; the VMM's by learn_times()
+    uint64_t begun_monotonic_ns = 0;
 };
 
 // Clones the template and gives the clone its identity; nothing of the user's has run before the
 // agent confirmed new entropy. On any error nothing is left of it. Errors: not_found (template),
 // already_exists (ID), invalid_argument, timeout, resource_exhausted, corrupt, version_mismatch.
-Result<SandboxInfo> create_sandbox(const Home& home, const SandboxSpec& spec);
+Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& spec);
+// Asks the VMM for B1, B2 and its stages, which it alone knows. Not a part of creating, since it is
+// a round trip that nobody but who measures needs. Errors: timeout, unavailable.
+Status learn_times(const Home& home, CreatedSandbox& created);
 Result<SandboxInfo> find_sandbox(const Home& home, const std::string& id);
 // Also clears away what died in the middle of being created or destroyed.
 Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home);

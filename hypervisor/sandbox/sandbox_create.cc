@@ -45,6 +45,11 @@ Result<AgentIdentity> make_identity(const SandboxSpec& spec) {
     return identity;
 }
 
+// Negative for what was before `begun_ns`, as a waiting clone's VM.
+int64_t us_between(uint64_t begun_ns, uint64_t ns) {
+    return static_cast<int64_t>(ns - begun_ns) / 1000;
+}
+
 // One create_sandbox() under way. What it has made goes with it, unless it was finished.
 class Creation {
   public:
@@ -61,15 +66,16 @@ class Creation {
         (void)end_and_remove(directory_);
     }
 
-    Result<SandboxInfo> run() {
+    Result<CreatedSandbox> run() {
         if (!spec_.cold)
             TRY(take_waiting());
         if (directory_.empty())
             TRY(start_cold());
         stages_.mark("clone");
-        TRY(confirm());
-        TRY(write_down());
-        return std::move(info_);
+        auto agent = TRY(confirm());
+        auto info = TRY(write_down());
+        return CreatedSandbox{std::move(info),   source_,      std::move(agent),
+                              {.b3_us = b3_us_}, own_stages(), begun_ns_};
     }
 
   private:
@@ -82,7 +88,7 @@ class Creation {
                 return {};
             directory_ = target;
             lock_ = std::move(taken->lock);
-            info_.source = taken->source;
+            source_ = taken->source;
             stages_.mark("take");
             if (auto control = VmmClient::connect(target); control && control->begin_resume()) {
                 control_ = std::move(*control);
@@ -125,7 +131,7 @@ class Creation {
     }
 
     // One message to the agent, one answer: B3. It is on its way while the VM is still being made.
-    Status confirm() {
+    Result<AgentClient> confirm() {
         stdfs::path socket = directory_ / kVsockName;
         auto agent = agent_state_ ? TRY(AgentClient::attach(socket, kAgentPort, *agent_state_))
                                   : TRY(connect_agent(directory_, deadline_));
@@ -138,12 +144,13 @@ class Creation {
         }
         TRY(agent.confirm_identity(deadline_));
         stages_.mark("confirmed");
-        info_.boundaries.b3_us = (monotonic_ns() - begun_ns_) / 1000;
-        return {};
+        b3_us_ = (monotonic_ns() - begun_ns_) / 1000;
+        return agent;
     }
 
-    Status write_down() {
-        SandboxRecord& record = info_.record;
+    Result<SandboxInfo> write_down() {
+        SandboxInfo info;
+        SandboxRecord& record = info.record;
         record.id = spec_.id;
         record.template_name = spec_.template_name;
         record.created_unix_ms = unix_ms_now();
@@ -154,31 +161,16 @@ class Creation {
         TRY(save_record(directory_, record));
         finished_ = true;
         lock_.reset();
-        info_.alive = true;
+        info.alive = true;
         stages_.mark("record");
-        return report_times();
+        return info;
     }
 
-    // B1 and B2 are the VMM's to tell.
-    Status report_times() {
-        if (!control_)
-            control_ = TRY(VmmClient::connect(directory_));
-        constexpr std::string_view kStage = "stage.";
-        auto since = [&](uint64_t ns) { return static_cast<int64_t>(ns - begun_ns_) / 1000; };
-        for (const auto& [name, value] : TRY(control_->status(deadline_)).counters) {
-            if (name == "built_monotonic_ns" && value > begun_ns_)
-                info_.boundaries.b1_us = static_cast<uint64_t>(since(value));
-            if (name == "first_exit_monotonic_ns" && value > begun_ns_)
-                info_.boundaries.b2_us = static_cast<uint64_t>(since(value));
-            if (name.starts_with(kStage))
-                info_.stages.push_back({"vmm." + name.substr(kStage.size()), since(value)});
-        }
+    std::vector<StageTime> own_stages() const {
+        std::vector<StageTime> stages;
         for (const StageTimer::Stage& stage : stages_.stages())
-            info_.stages.push_back({stage.name, since(stage.end_ns)});
-        std::ranges::sort(info_.stages, {}, [](const StageTime& stage) {
-            return std::pair(stage.end_us, std::string_view(stage.name));
-        });
-        return {};
+            stages.push_back({stage.name, us_between(begun_ns_, stage.end_ns)});
+        return stages;
     }
 
     const Home& home_;
@@ -191,13 +183,33 @@ class Creation {
     std::optional<AgentCarried> agent_state_;
     std::optional<VmmClient> control_;
     ProcessIdentity process_;
-    SandboxInfo info_;
+    CloneSource source_ = CloneSource::cold;
+    uint64_t b3_us_ = 0;
     bool finished_ = false;
 };
 
 }  // namespace
 
-Result<SandboxInfo> create_sandbox(const Home& home, const SandboxSpec& requested) {
+Status learn_times(const Home& home, CreatedSandbox& created) {
+    auto control = TRY(VmmClient::connect(run_directory(home, created.info.record.id)));
+    constexpr std::string_view kStage = "stage.";
+    auto status = TRY(control.status(Clock::now() + std::chrono::seconds(10)));
+    for (const auto& [name, value] : status.counters) {
+        int64_t since = us_between(created.begun_monotonic_ns, value);
+        if (name == "built_monotonic_ns" && since > 0)
+            created.boundaries.b1_us = static_cast<uint64_t>(since);
+        if (name == "first_exit_monotonic_ns" && since > 0)
+            created.boundaries.b2_us = static_cast<uint64_t>(since);
+        if (name.starts_with(kStage))
+            created.stages.push_back({"vmm." + name.substr(kStage.size()), since});
+    }
+    std::ranges::sort(created.stages, {}, [](const StageTime& stage) {
+        return std::pair(stage.end_us, std::string_view(stage.name));
+    });
+    return {};
+}
+
+Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& requested) {
     auto deadline = Clock::now() + requested.limit;
     SandboxSpec spec = requested;
     if (spec.id.empty())
