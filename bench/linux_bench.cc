@@ -185,7 +185,7 @@ Status measure_memory(const Home& home, const std::string& template_name, int co
         std::fprintf(stderr, "progress %d %d\n", index + 1, count);
     }
     for (const SandboxRecord& record : made) {
-        if (auto pss = pss_kib(record.pid))
+        if (auto pss = pss_kib(record.process.pid))
             samples().add("linux_pss_kib", *pss);
         else
             status = std::unexpected(pss.error());
