@@ -6,6 +6,8 @@
 
 #include <cstdlib>
 
+#include "hypervisor/sandbox/run_directories.h"
+
 namespace spore {
 
 namespace stdfs = std::filesystem;
@@ -45,9 +47,9 @@ Status make_all(const stdfs::path& path) {
 
 Result<Home> Home::open() {
     Home home(TRY(root_from_environment()));
-    for (const stdfs::path& path :
-         {home.root(), home.images(), home.templates(), home.sandboxes(), home.pools()})
+    for (const stdfs::path& path : {home.root(), home.images(), home.templates(), home.disks()})
         TRY(make_all(path));
+    TRY(make_run_directories(home));
     return home;
 }
 

@@ -5,8 +5,9 @@
 //
 //   images/NAME/      what guests are made of (agent/image)
 //   templates/NAME/   template.json and a snapshot
-//   sandboxes/ID/     a sandbox's sockets, disk layer and logs
-//   pools/TEMPLATE/   clones made ahead of demand (pool.h)
+//   sandboxes/ID/     a sandbox's sockets and logs, in memory (run_directories.h)
+//   pools/TEMPLATE/   clones made ahead of demand (pool.h), in memory too
+//   disks/            the tops of their disks; a link in the sandbox's directory leads to its own
 
 #include <filesystem>
 #include <string>
@@ -26,6 +27,7 @@ class Home {
     std::filesystem::path templates() const { return root_ / "templates"; }
     std::filesystem::path sandboxes() const { return root_ / "sandboxes"; }
     std::filesystem::path pools() const { return root_ / "pools"; }
+    std::filesystem::path disks() const { return root_ / "disks"; }
 
     // The programs beside the running one: <dir>/spore-vmm in the build tree or libexec.
     static Result<std::filesystem::path> program(std::string_view name);

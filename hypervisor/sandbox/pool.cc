@@ -12,6 +12,7 @@
 #include "hypervisor/base/limits.h"
 #include "hypervisor/base/one_line.h"
 #include "hypervisor/sandbox/pool_keeper.h"
+#include "hypervisor/sandbox/sandbox_remains.h"
 
 namespace spore {
 
@@ -103,7 +104,7 @@ Status clear_pool(const stdfs::path& directory) {
         std::string name = entry.path().filename();
         if (is_clone(name, CloneSource::parked) || is_clone(name, CloneSource::ready) ||
             name.starts_with(pool_files::kMaking))
-            TRY(remove_sandbox_tree(entry.path()));
+            TRY(remove_clone(entry.path()));
     }
     return {};
 }
@@ -140,6 +141,7 @@ Status stop_pool(const Home& home, const std::string& template_name) {
     }
     if (keeper_lives(directory))
         return fail(Code::unavailable, "pool '" + template_name + "': its keeper does not end");
+    TRY(clear_pool(directory));
     TRY(remove_sandbox_tree(directory));
     clear_cgroups();
     return {};

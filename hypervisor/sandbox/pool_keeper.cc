@@ -16,6 +16,7 @@
 
 #include "hypervisor/base/deadline.h"
 #include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/snapshot/state.h"
 
@@ -57,7 +58,7 @@ Result<UniqueFd> bind_socket(const std::string& path, int type) {
 }  // namespace
 
 Result<PoolKeeper> PoolKeeper::start(const Home& home, const PoolSpec& spec, Deadline deadline) {
-    PoolKeeper keeper;
+    PoolKeeper keeper(home);
     keeper.spec_ = spec;
     keeper.template_ = TRY(load_template(home, spec.template_name));
     keeper.directory_ = home.pools() / spec.template_name;
@@ -128,10 +129,10 @@ Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, const C
     files.console = TRY(open_append(directory + "/console.log"));
     files.control = TRY(bind_socket(directory + "/" + kControlName, SOCK_SEQPACKET));
     files.vsock = TRY(bind_socket(directory + "/" + kVsockName, SOCK_STREAM));
-    std::string disk = directory + "/" + disk_layer_file(0);  // the worker makes it long enough
+    auto disk = TRY(name_disk(home_, directory));  // the worker makes it long enough
     files.disks.emplace_back(::open(disk.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!files.disks.back())
-        return fail_errno(disk);
+        return fail_errno(disk.string());
     files.lease.reset(::fcntl(lease_read_.get(), F_DUPFD_CLOEXEC, 0));
     int ends[2];
     if (!files.lease || ::pipe2(ends, O_CLOEXEC) != 0)
@@ -166,7 +167,7 @@ Status PoolKeeper::make(CloneSource source) {
         return process;
     }();
     if (!made) {
-        (void)remove_sandbox_tree(making);
+        (void)remove_clone(making);
         return std::unexpected(std::move(made).error());
     }
     std::string name = std::string(source_name(source)) + "-" + id;
@@ -187,7 +188,7 @@ void PoolKeeper::drop_gone() {
         pollfd dead = {entry.second.process.get(), POLLIN, 0};
         if (::poll(&dead, 1, 0) <= 0)
             return false;
-        (void)remove_sandbox_tree(entry.first);
+        (void)remove_clone(entry.first);
         return true;
     });
 }

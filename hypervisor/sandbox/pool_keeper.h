@@ -46,7 +46,7 @@ class PoolKeeper {
         UniqueFd process;  // a pidfd: readable when it has died
     };
 
-    PoolKeeper() = default;
+    explicit PoolKeeper(const Home& home) : home_(home) {}
     Status start_zygote(Deadline deadline);
     void end_zygote();
     uint32_t count(CloneSource source) const;
@@ -57,6 +57,7 @@ class PoolKeeper {
     void drain_watch();
     Status refill();
 
+    Home home_;
     PoolSpec spec_;
     TemplateInfo template_;
     std::filesystem::path directory_;

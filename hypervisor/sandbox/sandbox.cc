@@ -7,6 +7,7 @@
 
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
+#include "hypervisor/snapshot/state.h"
 
 namespace spore {
 
@@ -68,6 +69,22 @@ Status end_and_remove(const stdfs::path& directory) {
     // In a cgroup of its own is what its creator did not live to know of, too.
     if (stdfs::path cgroup = cgroup_of_directory(directory); !cgroup.empty() && process.pid <= 0)
         kill_cgroup(cgroup);
+    return remove_clone(directory);
+}
+
+Result<stdfs::path> name_disk(const Home& home, const stdfs::path& directory) {
+    stdfs::path disk = home.disks() / (TRY(random_name()).substr(3) + ".img");
+    stdfs::path link = directory / disk_layer_file(0);
+    if (::symlink(disk.c_str(), link.c_str()) != 0)
+        return fail_errno(link.string());
+    return disk;
+}
+
+Status remove_clone(const stdfs::path& directory) {
+    std::error_code error;
+    stdfs::path disk = stdfs::read_symlink(directory / disk_layer_file(0), error);
+    if (!error && ::unlink(disk.c_str()) != 0 && errno != ENOENT)
+        return fail_errno(disk.string());
     return remove_sandbox_tree(directory);
 }
 

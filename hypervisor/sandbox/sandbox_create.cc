@@ -108,7 +108,7 @@ class Creation {
         directory_ = made.first;
         lock_ = std::move(made.second);
         TRY(take_name());
-        auto arguments = restore_arguments(source, disk_layer_file(0));
+        auto arguments = restore_arguments(source, TRY(name_disk(home_, directory_)).string());
         for (const char* word :
              {"--vsock", kVsockName, "--control", kControlName, "--serial", "file:console.log"})
             arguments.push_back(word);

@@ -7,8 +7,9 @@ namespace spore {
 namespace {
 // What may wait for a terminal that does not scroll.
 constexpr size_t kWaitingBytesMax = 1 * limits::kMiB;
-// A guest that chatters for ever fills no disk.
-constexpr uint64_t kLogBytesMax = 16 * limits::kMiB;
+// A guest that chatters for ever fills no disk, and takes little of the memory that sandboxes'
+// directories are in.
+constexpr uint64_t kLogBytesMax = 1 * limits::kMiB;
 constexpr std::byte kQuitKey{0x1d};  // Ctrl-]
 }  // namespace
 
