@@ -135,7 +135,7 @@ Status CloneRig::make_waiting(Path path, unsigned memory_mib, unsigned count) {
         waiting.push_back(
             TRY(templates_.at(memory_mib)
                     .zygote->make(path == Path::parked ? ZygoteStart::built : ZygoteStart::prepared,
-                                  directory_ / ("w-" + std::to_string(next_++)))));
+                                  run_directory() / ("w-" + std::to_string(next_++)))));
     return {};
 }
 
@@ -151,7 +151,7 @@ Result<Clone> CloneRig::start(Path path, unsigned memory_mib, bool with_stages) 
         taken = std::move(waiting.back());
         waiting.pop_back();
     }
-    return take_waiting(taken, directory_ / ("c-" + std::to_string(next_++)));
+    return take_waiting(taken, run_directory() / ("c-" + std::to_string(next_++)));
 }
 
 Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot, bool with_stages) {
@@ -164,7 +164,7 @@ Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot, bool with_stages
     if (with_stages)
         arguments.push_back("--stage-times");
     Clone clone;
-    clone.directory = directory_ / ("c-" + std::to_string(next_++));
+    clone.directory = run_directory() / ("c-" + std::to_string(next_++));
     clone.begun_ns = monotonic_ns();
     if (::mkdir(clone.directory.c_str(), 0700) != 0)
         return fail_errno(clone.directory.string());

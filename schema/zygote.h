@@ -12,17 +12,17 @@
 namespace spore {
 
 enum class ZygoteStart : uint32_t {
-    prepared = 1,  // devices and threads wait; VM and vCPUs are made when it is resumed
-    built = 2,     // all is there; resumed, it runs
+    prepared = 1,  // devices and threads wait; VM and vCPUs are made when it gets its go
+    built = 2,     // all is there; it runs when it gets its go
 };
 
 struct ZygoteRequest {
     static constexpr uint32_t kMagic = 0x59475a53;
     static constexpr uint32_t kDisksMax = 8;
     static constexpr uint32_t kNetworksMax = 8;
-    // Descriptors: log, ready pipe, lease, console, control socket, vsock socket, then the disks,
-    // then the networks, then the directory of the cgroup.
-    static constexpr uint32_t kFixedDescriptors = 6;
+    // Descriptors: log, ready pipe, lease, console, control socket, vsock socket, go (a FIFO, open
+    // for both), then the disks, then the networks, then the directory of the cgroup.
+    static constexpr uint32_t kFixedDescriptors = 7;
     static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax + kNetworksMax + 1;
 
     uint32_t magic = kMagic;

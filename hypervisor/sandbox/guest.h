@@ -14,6 +14,8 @@ namespace spore {
 inline constexpr uint32_t kAgentPort = 1024;
 inline constexpr const char* kVsockName = "v";  // short: "v_<port>" is beside it
 inline constexpr const char* kControlName = "control";
+// Of a clone that waits: the FIFO through which it gets its go.
+inline constexpr const char* kGoName = "go";
 
 // Connects to the agent behind `run_directory`, trying again until it listens. Errors: timeout;
 // unavailable as soon as the VMM itself is gone.

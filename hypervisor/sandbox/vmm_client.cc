@@ -10,6 +10,7 @@
 
 #include "hypervisor/base/deadline.h"
 #include "hypervisor/base/limits.h"
+#include "hypervisor/sandbox/guest.h"
 #include "schema/control_generated.h"
 
 namespace spore {
@@ -101,6 +102,16 @@ Result<std::vector<std::byte>> VmmClient::receive_packet(Deadline deadline) {
     if (!verifier.VerifyBuffer<fb::ReplyMessage>(kIdentifier))
         return fail(Code::corrupt, "spore-vmm: its answer is not one");
     return reply;
+}
+
+Status give_go(const std::filesystem::path& directory) {
+    UniqueFd go(::open((directory / kGoName).c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+    if (!go && errno == ENXIO)
+        return fail(Code::unavailable, "the clone that waited has died");
+    uint64_t word = 1;
+    if (!go || ::write(go.get(), &word, sizeof(word)) != sizeof(word))
+        return fail_errno((directory / kGoName).string());
+    return {};
 }
 
 Status VmmClient::expect_done(const void* packet, size_t size, Deadline deadline) {

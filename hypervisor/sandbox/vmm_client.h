@@ -34,6 +34,10 @@ struct VsockCarry {
     uint32_t guest_port = 0;
 };
 
+// Lets the clone that waits in `directory` run. Its vCPU's thread reads the word itself, so nothing
+// but that thread's waking up is between. Errors: unavailable (it has died).
+Status give_go(const std::filesystem::path& directory);
+
 // One request at a time. Errors of every call: what the VMM answers; unavailable when it is gone;
 // timeout at the deadline.
 class VmmClient {

@@ -22,8 +22,8 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
     request.cgroups = files.cgroup >= 0;
     files.cgroup_text.copy(request.cgroup, sizeof(request.cgroup) - 1);
     std::vector<int> descriptors;
-    for (const UniqueFd* fixed :
-         {&files.log, &files.ready, &files.lease, &files.console, &files.control, &files.vsock})
+    for (const UniqueFd* fixed : {&files.log, &files.ready, &files.lease, &files.console,
+                                  &files.control, &files.vsock, &files.go})
         descriptors.push_back(fixed->get());
     for (const UniqueFd& disk : files.disks)
         descriptors.push_back(disk.get());

@@ -14,7 +14,7 @@ namespace spore {
 
 // What a worker gets. The caller keeps its own ends and closes these.
 struct WorkerFiles {
-    UniqueFd log, ready, lease, console, control, vsock;
+    UniqueFd log, ready, lease, console, control, vsock, go;
     std::vector<UniqueFd> disks;     // empty files
     std::vector<UniqueFd> networks;  // connected Unix stream sockets, but for those in `taps`
     uint32_t taps = 0;               // bit n: network n is a tap

@@ -18,6 +18,9 @@ Machine::Machine(EventLoop& loop, MachineConfig config, Serial::Sink console, On
 
 Machine::~Machine() {
     state_ = RunState::ended;
+    quitting_ = true;
+    if (is_waiting() && !begun_)
+        give_go();
     // The loop is stopped: a vCPU that waits for it (EventLoop::call) gets its no.
     for (auto& thread : threads_)
         thread->stop();
@@ -54,7 +57,7 @@ Machine::Status Machine::control_status() {
                                         : state_ == RunState::ended ? State::ended
                                                                     : State::paused);
     status.memory_bytes = memory_.size();
-    status.cpus = static_cast<uint32_t>(vcpus_.size());
+    status.cpus = config_.cpus;
     auto add = [&](const std::string& name, uint64_t value) {
         status.counters.emplace_back(name, value);
     };
@@ -80,6 +83,10 @@ Machine::Status Machine::control_status() {
 }
 
 void Machine::control_pause(Done done) {
+    if (is_beginning()) {
+        pause_waiters_.push_back(std::move(done));  // began() sees to it
+        return;
+    }
     if (state_ == RunState::paused || state_ == RunState::prepared) {
         done({});
         return;
@@ -132,12 +139,11 @@ void Machine::paused() {
 }
 
 void Machine::control_resume(Done done) {
-    if (state_ == RunState::prepared) {
-        if (auto built = build_clone(); !built) {
-            done(built);
-            end({VmExit::Reason::host_error, built.error().message});
-            return;
-        }
+    if (is_waiting() && state_ != RunState::ended) {
+        resume_waiters_.push_back(std::move(done));
+        if (!begun_)
+            give_go();
+        return;
     }
     if (state_ == RunState::paused)
         run();
@@ -159,7 +165,7 @@ void Machine::control_snapshot(const std::string& directory, std::optional<Vsock
         done(fail(Code::unavailable, "the VM has not been built yet: resume it first"));
         return;
     }
-    bool was_running = state_ == RunState::running;
+    bool was_running = state_ == RunState::running || is_beginning();
     control_pause([this, directory, carry, was_running,
                    done = std::move(done)](spore::Status paused) mutable {
         spore::Status written = paused ? write_snapshot(directory, carry) : std::move(paused);
@@ -178,8 +184,13 @@ void Machine::end(const VmExit& exit) {
         return;
     state_ = RunState::ended;
     serial_.flush();
-    for (Done& waiter : std::exchange(pause_waiters_, {}))
-        waiter(fail(Code::unavailable, "the VM has ended"));
+    if (on_started_)
+        std::exchange(on_started_, nullptr)(fail(Code::unavailable, "the VM has ended"));
+    for (auto* waiters : {&pause_waiters_, &resume_waiters_}) {
+        for (Done& waiter : std::exchange(*waiters, {}))
+            waiter(fail(Code::unavailable, "the VM has ended" +
+                                               (exit.detail.empty() ? "" : ": " + exit.detail)));
+    }
     on_end_(exit);
 }
 

@@ -28,7 +28,11 @@
 
 namespace spore {
 
-// Made, driven and destroyed on the loop thread; the vCPU threads come in through ExitHandler only.
+// How far a clone is taken before somebody asks for it.
+enum class CloneStart { run, built, prepared };
+
+// Made, driven and destroyed on the loop thread; the vCPU threads come in through ExitHandler only,
+// and the first of a clone's through begin_clone().
 class Machine final : public ControlTarget,
                       public ExitHandler,
                       public MsiSink,
@@ -41,17 +45,20 @@ class Machine final : public ControlTarget,
     // and of KVM; whatever was made is gone again then.
     static Result<std::unique_ptr<Machine>> boot(EventLoop& loop, const MachineConfig& config,
                                                  Serial::Sink console, OnEnd on_end);
-    // A clone of `snapshot` with everything but what KVM has of it: memory, devices, threads, all
-    // waiting; build_clone() or run() makes the rest. Errors: corrupt, version_mismatch, those of
-    // the files. `stages` outlives it.
+    // A clone of `snapshot` with everything but what KVM has of it: memory and devices; start_clone()
+    // makes the rest. Errors: corrupt, version_mismatch, those of the files. `stages` outlives it.
     static Result<std::unique_ptr<Machine>> prepare_clone(EventLoop& loop, Kvm kvm,
                                                           LoadedSnapshot snapshot, CloneFiles files,
                                                           bool interactive_console,
                                                           StageTimer& stages, Serial::Sink console,
                                                           OnEnd on_end);
-    // Makes VM and vCPUs of a prepared clone and loads them: boundary B1. Errors: version_mismatch,
-    // KVM's; the machine is of no use then.
-    spore::Status build_clone();
+    // Its threads. The first vCPU's makes the VM, loads it (boundary B1) and runs, all at once or
+    // up to where `start` says that it is to wait for its go: the least that a request can wait for
+    // is one thread's waking up. `done` is called on the loop thread when the clone has come as far
+    // as `start` says. Errors there: version_mismatch, KVM's; the machine is of no use then.
+    void start_clone(CloneStart start, Done done);
+    // Whether it has had its go. Any thread.
+    bool has_begun() const { return begun_; }
     // Ends the VM: vCPU threads joined, devices drained. The loop has stopped by now or never ran.
     ~Machine() override;
 
@@ -101,8 +108,17 @@ class Machine final : public ControlTarget,
     spore::Status plug(std::unique_ptr<VirtioDevice> device);
     spore::Status make_vcpus();
     void make_threads();
-    void attach_threads();
+    void attach_threads(size_t first);
     spore::Status load_boot_state();
+
+    // machine_start.cc
+    Vcpu* begin_clone();
+    bool wait_for_go();
+    void give_go();
+    spore::Status build_clone();
+    void began();
+    bool is_waiting() const { return go_ && !has_run_; }
+    bool is_beginning() const { return begun_ && !has_run_; }
 
     // machine_restore.cc
     spore::Status rebuild_devices(const MachineState& state,
@@ -158,11 +174,21 @@ class Machine final : public ControlTarget,
     StageTimer* stages_ = nullptr;
     std::function<void()> on_first_run_;
     std::vector<Done> pause_waiters_;
+    std::vector<Done> resume_waiters_;  // of a clone that has been given its go
+
+    // Of a clone: what its first vCPU's thread waits for, a FIFO of whoever takes clones or an
+    // eventfd of our own.
+    UniqueFd go_;
+    CloneStart start_ = CloneStart::run;
+    Done on_started_;
+    std::atomic<bool> begun_ = false;     // it has had its go
+    std::atomic<bool> quitting_ = false;  // the go is that of the end
+    bool has_run_ = false;                // the devices have been resumed since
     std::atomic<uint32_t> vcpus_running_ = 0;  // while parking: those not out yet
     uint32_t devices_running_ = 0;             // while quiescing
     MadeFiles made_files_;                     // see keep_files()
     bool announce_reset_ = false;              // restored: all vsock connections are gone
-    uint64_t built_monotonic_ns_ = 0;
+    std::atomic<uint64_t> built_monotonic_ns_ = 0;
 };
 
 }  // namespace spore

@@ -149,19 +149,24 @@ spore::Status Machine::make_vcpus() {
         vcpus_.push_back(std::move(vcpu));
     }
     make_threads();
-    attach_threads();
+    attach_threads(0);
     return {};
 }
 
+// A clone's first is last, as it uses the others at once.
 void Machine::make_threads() {
-    for (uint32_t index = 0; index < config_.cpus; index++) {
-        threads_.push_back(std::make_unique<VcpuThread>(
-            *this, [this](const VmExit& exit) { loop_.post([this, exit] { end(exit); }); }));
+    threads_.resize(config_.cpus);
+    auto on_end = [this](const VmExit& exit) { loop_.post([this, exit] { end(exit); }); };
+    for (size_t index = config_.cpus; index-- > 0;) {
+        VcpuThread::First first;
+        if (index == 0 && state_ == RunState::prepared)
+            first = [this] { return begin_clone(); };
+        threads_[index] = std::make_unique<VcpuThread>(*this, on_end, std::move(first));
     }
 }
 
-void Machine::attach_threads() {
-    for (size_t index = 0; index < threads_.size(); index++)
+void Machine::attach_threads(size_t first) {
+    for (size_t index = first; index < threads_.size(); index++)
         threads_[index]->attach(vcpus_[index]);
 }
 

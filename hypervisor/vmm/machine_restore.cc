@@ -1,6 +1,7 @@
 // Machine: made again from a snapshot. THE RESTORE PATH, in three steps that may lie far apart:
 // load_snapshot() (snapshot_files.cc) once for all clones, prepare_clone() without KVM, so that a
-// worker can wait in it for its request, and build_clone(), which is what a clone costs.
+// worker can wait in it for its request, and start_clone() (machine_start.cc), whose build_clone()
+// is what a clone costs.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -63,7 +64,7 @@ Result<std::unique_ptr<Machine>> Machine::prepare_clone(EventLoop& loop, Kvm kvm
     TRY(machine->rebuild_devices(state, snapshot.disks, files));
     TRY(machine->serial_.restore(state.serial));
     machine->saved_cpus_ = std::make_unique<SavedCpus>(state.clock, std::move(state.vcpus));
-    machine->make_threads();
+    machine->go_ = std::move(files.go);
     machine->state_ = RunState::prepared;
     stages.mark("prepare");
     return machine;
@@ -164,32 +165,6 @@ spore::Status Machine::rebuild_vsock(const VsockState& state, CloneFiles& files)
     TRY(add_vsock(static_cast<uint64_t>(state.guest_cid), std::move(files.vsock)));
     TRY(vsock_->restore(state));
     announce_reset_ = !state.carried;
-    return {};
-}
-
-// What KVM has of the machine. Memory slots before doorbells, which prepare_clone() has left to be
-// registered here: the other order costs 7 ms (shared/facts.md). The clock before the vCPUs, whose
-// kvmclock MSRs point at it. Every vCPU exists before the first is loaded: interrupts between them
-// need somewhere to go.
-spore::Status Machine::build_clone() {
-    assert(state_ == RunState::prepared);
-    auto saved = std::move(saved_cpus_);
-    vm_ = TRY(Vm::create(*kvm_));
-    stages_->mark("create_vm");
-    TRY(vm_->set_memory(memory_));
-    stages_->mark("memory_slots");
-    for (uint32_t index = 0; index < config_.cpus; index++)
-        vcpus_.push_back(TRY(Vcpu::create(*kvm_, *vm_, index)));
-    stages_->mark("create_vcpus");
-    TRY(vm_->set_clock(saved->clock));
-    TRY(load_vcpus(vcpus_, saved->vcpus));
-    stages_->mark("load_vcpus");
-    for (const WaitingDoorbell& doorbell : std::exchange(waiting_doorbells_, {}))
-        TRY(vm_->add_doorbell(doorbell.address, doorbell.eventfd));
-    stages_->mark("doorbells");
-    attach_threads();
-    state_ = RunState::paused;
-    built_monotonic_ns_ = monotonic_ns();
     return {};
 }
 

@@ -66,6 +66,7 @@ struct CloneFiles {
     std::vector<UniqueFd> network_files;  // in a jail, of each: its tap, or its connected socket
     UniqueFd vsock;                       // a bound Unix stream socket, in a jail; else
     std::string vsock_path;               // where the socket is to be made
+    UniqueFd go;  // what the clone waits for a word from, if it is to wait; none: its own
     MadeFiles made;
 };
 

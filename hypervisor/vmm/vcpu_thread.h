@@ -33,9 +33,14 @@ class VcpuThread {
     // On the vCPU's thread, once: the VM cannot go on. The thread is parked for good after it.
     using OnEnd = std::function<void(const VmExit&)>;
 
+    // What the thread does before all else, once: makes its machine, say, and is at once on the
+    // processor on which that has been made. The vCPU that it returns is attached and runs, as if
+    // run() had been called; none: the thread parks.
+    using First = std::move_only_function<Vcpu*()>;
+
     // The thread is there before its vCPU is: making one takes longer than waking it. attach()
     // before run().
-    VcpuThread(ExitHandler& handler, OnEnd on_end);
+    VcpuThread(ExitHandler& handler, OnEnd on_end, First first = nullptr);
     VcpuThread(Vcpu& vcpu, ExitHandler& handler, OnEnd on_end);
     ~VcpuThread();  // stop()
     VcpuThread(const VcpuThread&) = delete;
@@ -59,6 +64,8 @@ class VcpuThread {
     enum class Order { park, run, stop };
 
     void loop();
+    void do_first();
+    bool restrict();
     bool wait_for_run();
     void run_until_kicked();
     void finish_access();
@@ -72,6 +79,8 @@ class VcpuThread {
     Vcpu* vcpu_ = nullptr;  // set while the thread is parked, before the first run
     ExitHandler& handler_;
     OnEnd on_end_;
+    First first_;
+    bool restricted_ = false;
 
     std::mutex mutex_;
     std::condition_variable changed_;

@@ -13,6 +13,9 @@ namespace spore {
 
 namespace {
 
+// What KVM may take to make a VM: far above what it needs on the busiest host.
+constexpr std::chrono::seconds kStartLimit{60};
+
 // Every vsock connection and every clone's disk is a descriptor.
 void raise_file_limit() {
     rlimit limit = {};
@@ -111,17 +114,18 @@ Status Vmm::restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, C
         }));
     if (files.lease)
         watch_lease(std::move(files.lease));
-    if (start != CloneStart::prepared)
-        TRY(machine_->build_clone());
+    // The first vCPU's thread makes the VM, and runs it, while this one does the rest.
+    machine_->start_clone(start, [this](Status status) { started_ = std::move(status); });
     if (files.control) {
         TRY(serve_control(std::move(files.control), files.control_path));
         files.made.keep();  // the server sees to it
     }
     TRY(serve_signals(interactive));
-    machine_->keep_files();
-    if (start == CloneStart::run)
-        machine_->run();
     stages_.mark("serve");
+    if (!loop_->run_until([this] { return started_.has_value(); }, kStartLimit))
+        return fail(Code::timeout, "KVM: did not make the VM in time");
+    TRY(std::move(*started_));
+    machine_->keep_files();
     return {};
 }
 

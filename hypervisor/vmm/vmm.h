@@ -29,9 +29,6 @@ struct VmmFiles {
 // if nobody is there to read it: then nobody will ever end us. No `fd`: nobody wants to know.
 bool tell_ready(UniqueFd fd, const Status& status);
 
-// How far a clone is taken before somebody asks for it.
-enum class CloneStart { run, built, prepared };
-
 // Loop thread: the one that makes it.
 class Vmm {
   public:
@@ -73,11 +70,12 @@ class Vmm {
     std::array<std::byte, 1> lease_byte_ = {};
     bool leased_ = false;
     Operation lease_read_{[this](int32_t) {
-        if (leased_ && machine_)
+        if (leased_ && machine_ && !machine_->has_begun())
             machine_->control_quit();
     }};
     std::unique_ptr<ControlServer> control_;
     std::unique_ptr<Machine> machine_;
+    std::optional<Status> started_;  // a clone: how that went
     VmExit exit_;
 };
 

@@ -17,7 +17,7 @@ namespace {
 
 struct Order {
     ZygoteRequest request;
-    UniqueFd log, ready, lease, console, control, vsock;
+    UniqueFd log, ready, lease, console, control, vsock, go;
     std::vector<UniqueFd> disks;
     std::vector<UniqueFd> networks;
     UniqueFd cgroup;
@@ -68,8 +68,8 @@ Result<std::optional<Order>> receive_order(int keeper) {
         return fail(Code::invalid_argument, "zygote: what came is no order (" +
                                                 std::to_string(descriptors.size()) +
                                                 " descriptors)");
-    UniqueFd* fixed[] = {&order.log,     &order.ready,   &order.lease,
-                         &order.console, &order.control, &order.vsock};
+    UniqueFd* fixed[] = {&order.log,     &order.ready, &order.lease, &order.console,
+                         &order.control, &order.vsock, &order.go};
     static_assert(std::size(fixed) == ZygoteRequest::kFixedDescriptors);
     for (size_t index = 0; index < std::size(fixed); index++)
         *fixed[index] = std::move(descriptors[index]);
@@ -98,6 +98,7 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
     files.control = std::move(order.control);
     files.lease = std::move(order.lease);
     files.clone.vsock = std::move(order.vsock);
+    files.clone.go = std::move(order.go);
     for (size_t number = 0; number < order.disks.size(); number++) {
         DiskFile file;
         file.fd = std::move(order.disks[number]);

@@ -1,0 +1,115 @@
+// Machine: a clone's last step, on its first vCPU's thread. THE PART OF THE RESTORE PATH THAT A
+// REQUEST WAITS FOR, unless a pool has gone through it ahead (CloneStart::built).
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "hypervisor/vmm/machine.h"
+
+namespace spore {
+
+void Machine::start_clone(CloneStart start, Done done) {
+    start_ = start;
+    if (!go_)
+        go_.reset(::eventfd(0, EFD_CLOEXEC));
+    if (!go_) {
+        done(fail_errno("eventfd"));
+        return;
+    }
+    begun_ = start == CloneStart::run;
+    if (start == CloneStart::prepared)
+        done({});  // nothing more is to be done before its go
+    else
+        on_started_ = std::move(done);
+    make_threads();
+}
+
+// The vCPU to run, or none. Errors end the machine, or are for whoever waits for it to be built.
+Vcpu* Machine::begin_clone() {
+    if (start_ == CloneStart::prepared && !wait_for_go())
+        return nullptr;
+    auto built = build_clone();
+    if (!built) {
+        loop_.post([this, error = std::move(built).error()] {
+            if (on_started_)
+                std::exchange(on_started_, nullptr)(std::unexpected(error));
+            else
+                end({VmExit::Reason::host_error, error.message});
+        });
+        return nullptr;
+    }
+    if (start_ == CloneStart::built) {
+        loop_.post([this] {
+            state_ = RunState::paused;
+            std::exchange(on_started_, nullptr)({});
+        });
+        if (!wait_for_go())
+            return nullptr;
+    }
+    loop_.post([this] { began(); });
+    return &vcpus_[0];
+}
+
+// False: the machine is to end instead.
+bool Machine::wait_for_go() {
+    uint64_t word = 0;  // an eventfd has eight bytes for us, a FIFO as many as somebody wrote
+    ssize_t got = 0;
+    do {
+        got = ::read(go_.get(), &word, sizeof(word));
+    } while (got < 0 && errno == EINTR);
+    if (got <= 0 || quitting_)
+        return false;
+    stages_->mark("go");
+    begun_ = true;
+    return true;
+}
+
+void Machine::give_go() {
+    uint64_t one = 1;
+    if (go_ && ::write(go_.get(), &one, sizeof(one)) < 0)
+        end({VmExit::Reason::host_error, "the clone's go cannot be given"});
+}
+
+// On the loop thread, when the first vCPU runs already: the rest of the machine joins it. To the
+// guest its devices were a little slow.
+void Machine::began() {
+    if (state_ == RunState::ended)
+        return;
+    has_run_ = true;
+    state_ = RunState::paused;
+    run();
+    if (on_started_)
+        std::exchange(on_started_, nullptr)({});
+    for (Done& waiter : std::exchange(resume_waiters_, {}))
+        waiter({});
+    if (!pause_waiters_.empty()) {
+        state_ = RunState::pausing;
+        park_vcpus();
+    }
+}
+
+// On the first vCPU's thread: what KVM has of the machine. Memory slots before doorbells, which prepare_clone() has left to be
+// registered here: the other order costs 7 ms (shared/facts.md). The clock before the vCPUs, whose
+// kvmclock MSRs point at it. Every vCPU exists before the first is loaded: interrupts between them
+// need somewhere to go.
+spore::Status Machine::build_clone() {
+    auto saved = std::move(saved_cpus_);
+    vm_ = TRY(Vm::create(*kvm_));
+    stages_->mark("create_vm");
+    TRY(vm_->set_memory(memory_));
+    stages_->mark("memory_slots");
+    for (uint32_t index = 0; index < config_.cpus; index++)
+        vcpus_.push_back(TRY(Vcpu::create(*kvm_, *vm_, index)));
+    stages_->mark("create_vcpus");
+    TRY(vm_->set_clock(saved->clock));
+    TRY(load_vcpus(vcpus_, saved->vcpus));
+    stages_->mark("load_vcpus");
+    for (const WaitingDoorbell& doorbell : std::exchange(waiting_doorbells_, {}))
+        TRY(vm_->add_doorbell(doorbell.address, doorbell.eventfd));
+    stages_->mark("doorbells");
+    attach_threads(1);  // ours is attached when we run
+    built_monotonic_ns_ = monotonic_ns();
+    return {};
+}
+
+}  // namespace spore
