@@ -9,7 +9,9 @@
 #include <fstream>
 
 #include "hypervisor/base/clock.h"
+#include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
+#include "hypervisor/snapshot/state.h"
 
 namespace spore::bench {
 
@@ -68,7 +70,9 @@ Result<std::unique_ptr<CloneRig>> CloneRig::create(Programs programs, stdfs::pat
     stdfs::create_directories(directory, error);
     if (error)
         return fail(Code::unavailable, directory.string() + ": " + error.message());
-    std::unique_ptr<CloneRig> rig(new CloneRig(std::move(programs), std::move(directory)));
+    ::setenv("SPORE_HOME", stdfs::absolute(directory / "home").c_str(), 1);
+    std::unique_ptr<CloneRig> rig(
+        new CloneRig(std::move(programs), stdfs::absolute(directory), TRY(Home::open())));
     rig->peer_ = TRY(NetPeer::create(rig->directory_ / "net"));
     std::ofstream(rig->directory_ / "base.img") << std::string(1 << 20, 'b');
     return rig;
@@ -86,23 +90,20 @@ const char* path_name(Path path) {
     return "unknown";
 }
 
-Result<stdfs::path> CloneRig::boot_and_snapshot(unsigned memory_mib, bool with_network) {
-    stdfs::path home = directory_ / ("template-" + std::to_string(memory_mib) +
-                                     (with_network ? "" : "-no-network"));
+Result<stdfs::path> CloneRig::boot_and_snapshot(unsigned memory_mib) {
+    stdfs::path home = directory_ / ("template-" + std::to_string(memory_mib));
     stdfs::path snapshot = home / "snapshot";
     stdfs::create_directories(snapshot);
     std::vector<std::string> arguments = {
         "--kernel", programs_.guest,
         "--memory", std::to_string(memory_mib) + "M",
         "--disk",   "top.img,layer=" + base().string() + ",size=2M"};
-    if (with_network)
-        arguments.insert(arguments.end(), {"--net", "socket=" + peer_->path().string()});
-    arguments.insert(arguments.end(),
-                     {"--vsock", "v", "--control", "control", "--serial", "file:console"});
+    arguments.insert(arguments.end(), {"--net", "socket=" + peer_->path().string(), "--vsock", "v",
+                                       "--control", "control", "--serial", "file:console"});
     auto vmm = TRY(start_vmm(programs_.vmm, arguments, home, home / "log", soon()));
     auto control = TRY(VmmClient::connect(home));
     // The guest has found and set up block, network, vsock and rng.
-    std::string expected = with_network ? "4\n" : "3\n";
+    std::string expected = "4\n";
     for (auto limit = soon(); text_of(home / "console") != expected;) {
         if (std::chrono::steady_clock::now() > limit)
             return fail(Code::timeout, "the guest said '" + text_of(home / "console") +
@@ -115,13 +116,10 @@ Result<stdfs::path> CloneRig::boot_and_snapshot(unsigned memory_mib, bool with_n
     return snapshot;
 }
 
-// A zygote's workers are given no network card (schema/zygote.h): those that wait are clones of a
-// template without one. bench/README.md says so; so must who reads the figures.
 Status CloneRig::make_template(unsigned memory_mib) {
     Template made;
-    made.snapshot = TRY(boot_and_snapshot(memory_mib, true));
-    auto without = TRY(boot_and_snapshot(memory_mib, false));
-    made.zygote = TRY(WaitingClones::create(without, base(),
+    made.snapshot = TRY(boot_and_snapshot(memory_mib));
+    made.zygote = TRY(WaitingClones::create(made.snapshot, base(),
                                             directory_ / ("zygote-" + std::to_string(memory_mib))));
     templates_.emplace(memory_mib, std::move(made));
     return {};
@@ -131,11 +129,16 @@ Status CloneRig::make_waiting(Path path, unsigned memory_mib, unsigned count) {
     if (path == Path::cold)
         return {};
     auto& waiting = waiting_[{path, memory_mib}];
-    while (waiting.size() < count)
+    while (waiting.size() < count) {
+        stdfs::path name = home_.pools() / ("w-" + std::to_string(next_++));
+        stdfs::path disk = home_.disks() / name.filename();
+        auto network = TRY(connect_unix(directory_, "net", SOCK_STREAM));
         waiting.push_back(
             TRY(templates_.at(memory_mib)
                     .zygote->make(path == Path::parked ? ZygoteStart::built : ZygoteStart::prepared,
-                                  run_directory() / ("w-" + std::to_string(next_++)))));
+                                  name, disk, std::move(network))));
+        stdfs::create_symlink(disk, name / disk_layer_file(0));
+    }
     return {};
 }
 
@@ -151,23 +154,23 @@ Result<Clone> CloneRig::start(Path path, unsigned memory_mib, bool with_stages) 
         taken = std::move(waiting.back());
         waiting.pop_back();
     }
-    return take_waiting(taken, run_directory() / ("c-" + std::to_string(next_++)));
+    return take_waiting(taken, home_.sandboxes() / ("c-" + std::to_string(next_++)));
 }
 
 Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot, bool with_stages) {
     TemplateInfo source;
     source.directory = snapshot;
     source.rootfs = base();
-    auto arguments = restore_arguments(source, "disk-0.img");
+    Clone clone;
+    clone.directory = home_.sandboxes() / ("c-" + std::to_string(next_++));
+    clone.begun_ns = monotonic_ns();
+    if (::mkdir(clone.directory.c_str(), 0700) != 0)
+        return fail_errno(clone.directory.string());
+    auto arguments = restore_arguments(source, TRY(name_disk(home_, clone.directory)).string());
     arguments.insert(arguments.end(), {"--net", "socket=" + peer_->path().string(), "--vsock", "v",
                                        "--control", "control", "--serial", "file:console"});
     if (with_stages)
         arguments.push_back("--stage-times");
-    Clone clone;
-    clone.directory = run_directory() / ("c-" + std::to_string(next_++));
-    clone.begun_ns = monotonic_ns();
-    if (::mkdir(clone.directory.c_str(), 0700) != 0)
-        return fail_errno(clone.directory.string());
     auto spot = CgroupSpot::make(clone.directory);
     clone.vmm = TRY(start_vmm(programs_.vmm, arguments, clone.directory, clone.directory / "log",
                               soon(), -1, &spot));
@@ -195,7 +198,7 @@ Status learn_boundaries(Clone& clone) {
 
 Status end_clone(const Clone& clone) {
     TRY(kill_process(clone.vmm, soon()));
-    return remove_sandbox_tree(clone.directory);
+    return remove_clone(clone.directory);
 }
 
 }  // namespace spore::bench

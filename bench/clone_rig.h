@@ -16,6 +16,7 @@
 #include "bench/waiting_clones.h"
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
+#include "hypervisor/sandbox/home.h"
 
 namespace spore::bench {
 
@@ -62,14 +63,17 @@ class CloneRig {
         std::filesystem::path snapshot;
         std::optional<WaitingClones> zygote;
     };
-    CloneRig(Programs programs, std::filesystem::path directory)
-        : programs_(std::move(programs)), directory_(std::move(directory)) {}
-    Result<std::filesystem::path> boot_and_snapshot(unsigned memory_mib, bool with_network);
+    CloneRig(Programs programs, std::filesystem::path directory, Home home)
+        : programs_(std::move(programs)),
+          directory_(std::move(directory)),
+          home_(std::move(home)) {}
+    Result<std::filesystem::path> boot_and_snapshot(unsigned memory_mib);
     Result<Clone> start_cold(const std::filesystem::path& snapshot, bool with_stages);
     std::filesystem::path base() const { return directory_ / "base.img"; }
 
     Programs programs_;
     std::filesystem::path directory_;
+    Home home_;  // in directory_
     std::unique_ptr<NetPeer> peer_;
     std::map<unsigned, Template> templates_;
     std::mutex mutex_;  // of waiting_

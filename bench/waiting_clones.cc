@@ -8,6 +8,7 @@
 
 #include "hypervisor/base/clock.h"
 #include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/handover.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/vmm_client.h"
 
@@ -59,7 +60,9 @@ Result<WaitingClones> WaitingClones::create(const std::filesystem::path& source,
 }
 
 Result<std::filesystem::path> WaitingClones::make(ZygoteStart start,
-                                                  const std::filesystem::path& directory) {
+                                                  const std::filesystem::path& directory,
+                                                  const std::filesystem::path& disk,
+                                                  UniqueFd network) {
     if (::mkdir(directory.c_str(), 0700) != 0)
         return fail_errno(directory.string());
     int ends[2];
@@ -77,14 +80,19 @@ Result<std::filesystem::path> WaitingClones::make(ZygoteStart start,
         files.console = TRY(open_new(directory / "console.log", O_WRONLY | O_APPEND));
         files.control = TRY(bind_socket(directory / kControlName, SOCK_SEQPACKET));
         files.vsock = TRY(bind_socket(directory / kVsockName, SOCK_STREAM));
-        files.disks.push_back(TRY(open_new(directory / "disk-0.img", O_RDWR | O_EXCL)));
+        files.go = TRY(make_go(directory));
+        files.disks.push_back(TRY(open_new(disk, O_RDWR | O_EXCL)));
+        files.networks.push_back(std::move(network));
         files.lease.reset(::fcntl(lease_read_.get(), F_DUPFD_CLOEXEC, 0));
         TRY(zygote_.fork_worker(files, start, soon()));
     }
     TRY(wait_until_ready(ready.get(), soon()));
+    auto control = TRY(VmmClient::connect(directory));
+    TRY(write_handover(directory, {TRY(identify_process(TRY(control.peer()))), std::nullopt}));
     return directory;
 }
 
+// What create_sandbox() does up to the clone's go, and its look at whose it is.
 Result<Clone> take_waiting(const std::filesystem::path& waiting,
                            const std::filesystem::path& target) {
     Clone clone;
@@ -94,10 +102,8 @@ Result<Clone> take_waiting(const std::filesystem::path& waiting,
     if (!lock ||
         ::renameat2(AT_FDCWD, waiting.c_str(), AT_FDCWD, target.c_str(), RENAME_NOREPLACE) != 0)
         return fail_errno(waiting.string());
-    auto control = TRY(VmmClient::connect(target));
-    TRY(control.begin_resume());
-    clone.vmm = TRY(identify_process(TRY(control.peer())));
-    TRY(control.finish_resume(soon()));
+    TRY(give_go(target));
+    clone.vmm = TRY(read_handover(target)).process;
     return clone;
 }
 

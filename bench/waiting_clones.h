@@ -20,7 +20,9 @@ class WaitingClones {
                                         std::filesystem::path directory);
 
     // One that waits: off every measured part. Returns its directory.
-    Result<std::filesystem::path> make(ZygoteStart start, const std::filesystem::path& directory);
+    // `disk`: where the top of its disk is to be; `network`: the connected other end of its card.
+    Result<std::filesystem::path> make(ZygoteStart start, const std::filesystem::path& directory,
+                                       const std::filesystem::path& disk, UniqueFd network);
 
   private:
     WaitingClones(Zygote zygote) : zygote_(std::move(zygote)) {}

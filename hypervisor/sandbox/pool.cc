@@ -33,17 +33,12 @@ bool keeper_lives(const stdfs::path& directory) {
     return ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
-Status write_info(const stdfs::path& directory, const PoolSpec& spec,
-                  const std::optional<AgentCarried>& agent) {
+Status write_info(const stdfs::path& directory, const PoolSpec& spec) {
     auto self = TRY(identify_process(::getpid()));
     nlohmann::json info = {{"parked", spec.parked},
                            {"ready", spec.ready},
                            {"pid", self.pid},
                            {"pid_start_ticks", self.start_ticks}};
-    if (agent)
-        info["agent"] = {{"protocol", agent->protocol},
-                         {"version", agent->version},
-                         {"last_stream", agent->last_stream}};
     stdfs::path beside = directory / "pool.json.new";
     std::ofstream file(beside, std::ios::trunc);
     file << info.dump() << "\n";
@@ -62,16 +57,6 @@ std::optional<nlohmann::json> read_info(const stdfs::path& directory) {
             return std::nullopt;
     }
     return info;
-}
-
-// The connection that the clones have to their agents.
-std::optional<AgentCarried> read_agent(const stdfs::path& directory) {
-    auto info = read_info(directory);
-    if (!info || !info->contains("agent"))
-        return std::nullopt;
-    const nlohmann::json& agent = (*info)["agent"];
-    return AgentCarried{agent.value("protocol", uint16_t{0}), agent.value("version", ""),
-                        agent.value("last_stream", uint32_t{0})};
 }
 
 Status check(const PoolSpec& spec) {
@@ -195,7 +180,7 @@ Result<std::optional<TakenClone>> take_clone(const Home& home, const std::string
                 continue;  // somebody was quicker
             if (::renameat2(AT_FDCWD, (pool / name).c_str(), AT_FDCWD, directory.c_str(),
                             RENAME_NOREPLACE) == 0)
-                return TakenClone{source, std::move(*lock), read_agent(pool)};
+                return TakenClone{source, std::move(*lock)};
             if (errno != ENOENT)
                 return fail_errno(directory.string());
         }
@@ -214,7 +199,7 @@ Status keep_pool(const Home& home, const PoolSpec& spec, int ready) {
     auto begin = [&]() -> Result<PoolKeeper> {
         TRY(check(spec));
         auto keeper = TRY(PoolKeeper::start(home, spec, Clock::now() + std::chrono::seconds(60)));
-        TRY(write_info(home.pools() / spec.template_name, spec, keeper.agent()));
+        TRY(write_info(home.pools() / spec.template_name, spec));
         TRY(keeper.fill());
         return keeper;
     };

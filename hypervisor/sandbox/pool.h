@@ -54,7 +54,6 @@ bool has_pool(const Home& home, const std::string& template_name);
 struct TakenClone {
     CloneSource source;
     DirectoryLock lock;
-    std::optional<AgentCarried> agent;  // see TemplateInfo
 };
 
 // Moves a waiting clone of the template, parked before ready, to `directory`, which must not exist.

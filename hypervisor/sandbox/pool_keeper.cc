@@ -16,6 +16,7 @@
 
 #include "hypervisor/base/deadline.h"
 #include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/handover.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/snapshot/state.h"
@@ -129,6 +130,7 @@ Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, const C
     files.console = TRY(open_append(directory + "/console.log"));
     files.control = TRY(bind_socket(directory + "/" + kControlName, SOCK_SEQPACKET));
     files.vsock = TRY(bind_socket(directory + "/" + kVsockName, SOCK_STREAM));
+    files.go = TRY(make_go(directory));
     auto disk = TRY(name_disk(home_, directory));  // the worker makes it long enough
     files.disks.emplace_back(::open(disk.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!files.disks.back())
@@ -161,9 +163,11 @@ Status PoolKeeper::make(CloneSource source) {
         }
         TRY(wait_until_ready(ready.get(), deadline));
         auto control = TRY(VmmClient::connect(making));
-        UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, TRY(control.peer()), 0)));
+        int pid = TRY(control.peer());
+        UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
         if (!process)
             return fail_errno("pidfd_open");
+        TRY(write_handover(making, {TRY(identify_process(pid)), template_.agent}));
         return process;
     }();
     if (!made) {

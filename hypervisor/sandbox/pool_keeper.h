@@ -34,7 +34,6 @@ class PoolKeeper {
     // What waits goes with it.
     ~PoolKeeper();
 
-    const std::optional<AgentCarried>& agent() const { return template_.agent; }
     // Until as many wait as are wanted. Errors: the zygote's, a worker's.
     Status fill();
     // Keeps it full until a signal that ends it arrives (`signals`: a signalfd).

@@ -9,6 +9,7 @@
 #include "hypervisor/base/clock.h"
 #include "hypervisor/base/stage_timer.h"
 #include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/handover.h"
 #include "hypervisor/sandbox/sandbox.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
@@ -90,9 +91,11 @@ class Creation {
             lock_ = std::move(taken->lock);
             source_ = taken->source;
             stages_.mark("take");
-            if (auto control = VmmClient::connect(target); control && control->begin_resume()) {
-                control_ = std::move(*control);
-                agent_state_ = taken->agent;
+            if (give_go(target)) {
+                stages_.mark("go");
+                auto handover = TRY(read_handover(target));
+                agent_state_ = handover.agent;
+                process_ = handover.process;
                 return {};
             }
             TRY(end_and_remove(target));  // it had died
@@ -137,11 +140,6 @@ class Creation {
                                   : TRY(connect_agent(directory_, deadline_));
         TRY(agent.send_identity(TRY(make_identity(spec_))));
         stages_.mark("send");
-        if (control_) {
-            // While the guest works on it.
-            process_ = TRY(identify_process(TRY(control_->peer())));
-            TRY(control_->finish_resume(deadline_));
-        }
         TRY(agent.confirm_identity(deadline_));
         stages_.mark("confirmed");
         b3_us_ = (monotonic_ns() - begun_ns_) / 1000;
@@ -181,7 +179,6 @@ class Creation {
     stdfs::path directory_;
     std::optional<DirectoryLock> lock_;
     std::optional<AgentCarried> agent_state_;
-    std::optional<VmmClient> control_;
     ProcessIdentity process_;
     CloneSource source_ = CloneSource::cold;
     uint64_t b3_us_ = 0;

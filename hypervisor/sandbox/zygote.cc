@@ -1,11 +1,14 @@
 #include "hypervisor/sandbox/zygote.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <cstring>
 
 #include "hypervisor/base/deadline.h"
+#include "hypervisor/sandbox/guest.h"
 #include "hypervisor/snapshot/state.h"
 
 namespace spore {
@@ -55,6 +58,16 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
 }
 
 }  // namespace
+
+Result<UniqueFd> make_go(const std::filesystem::path& directory) {
+    std::string path = directory / kGoName;
+    if (::mkfifo(path.c_str(), 0600) != 0)
+        return fail_errno(path);
+    UniqueFd go(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    if (!go)
+        return fail_errno(path);
+    return go;
+}
 
 std::vector<std::string> restore_arguments(const TemplateInfo& source, const std::string& top) {
     std::string disk = top + ",layer=" + source.rootfs.string() +

@@ -49,6 +49,10 @@ class Zygote {
     ProcessIdentity process_;
 };
 
+// The FIFO in `directory` through which a worker gets its go (kGoName), open for both ends: neither
+// opening it nor reading it ever sees an end. Errors: the host's.
+Result<UniqueFd> make_go(const std::filesystem::path& directory);
+
 // The options that name the template's files to a spore-vmm; `top` is where a clone's writes go
 // ("-": to a file that comes with each worker).
 std::vector<std::string> restore_arguments(const TemplateInfo& source, const std::string& top);

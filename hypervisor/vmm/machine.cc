@@ -188,8 +188,8 @@ void Machine::end(const VmExit& exit) {
         std::exchange(on_started_, nullptr)(fail(Code::unavailable, "the VM has ended"));
     for (auto* waiters : {&pause_waiters_, &resume_waiters_}) {
         for (Done& waiter : std::exchange(*waiters, {}))
-            waiter(fail(Code::unavailable, "the VM has ended" +
-                                               (exit.detail.empty() ? "" : ": " + exit.detail)));
+            waiter(fail(Code::unavailable,
+                        "the VM has ended" + (exit.detail.empty() ? "" : ": " + exit.detail)));
     }
     on_end_(exit);
 }

@@ -45,8 +45,9 @@ class Machine final : public ControlTarget,
     // and of KVM; whatever was made is gone again then.
     static Result<std::unique_ptr<Machine>> boot(EventLoop& loop, const MachineConfig& config,
                                                  Serial::Sink console, OnEnd on_end);
-    // A clone of `snapshot` with everything but what KVM has of it: memory and devices; start_clone()
-    // makes the rest. Errors: corrupt, version_mismatch, those of the files. `stages` outlives it.
+    // A clone of `snapshot` with everything but what KVM has of it: memory and devices;
+    // start_clone() makes the rest. Errors: corrupt, version_mismatch, those of the files. `stages`
+    // outlives it.
     static Result<std::unique_ptr<Machine>> prepare_clone(EventLoop& loop, Kvm kvm,
                                                           LoadedSnapshot snapshot, CloneFiles files,
                                                           bool interactive_console,
@@ -112,7 +113,7 @@ class Machine final : public ControlTarget,
     spore::Status load_boot_state();
 
     // machine_start.cc
-    Vcpu* begin_clone();
+    bool begin_clone(VcpuThread& first);
     bool wait_for_go();
     void give_go();
     spore::Status build_clone();
@@ -181,9 +182,9 @@ class Machine final : public ControlTarget,
     UniqueFd go_;
     CloneStart start_ = CloneStart::run;
     Done on_started_;
-    std::atomic<bool> begun_ = false;     // it has had its go
-    std::atomic<bool> quitting_ = false;  // the go is that of the end
-    bool has_run_ = false;                // the devices have been resumed since
+    std::atomic<bool> begun_ = false;          // it has had its go
+    std::atomic<bool> quitting_ = false;       // the go is that of the end
+    bool has_run_ = false;                     // the devices have been resumed since
     std::atomic<uint32_t> vcpus_running_ = 0;  // while parking: those not out yet
     uint32_t devices_running_ = 0;             // while quiescing
     MadeFiles made_files_;                     // see keep_files()

@@ -160,7 +160,7 @@ void Machine::make_threads() {
     for (size_t index = config_.cpus; index-- > 0;) {
         VcpuThread::First first;
         if (index == 0 && state_ == RunState::prepared)
-            first = [this] { return begin_clone(); };
+            first = [this](VcpuThread& self) { return begin_clone(self); };
         threads_[index] = std::make_unique<VcpuThread>(*this, on_end, std::move(first));
     }
 }

@@ -24,10 +24,10 @@ void Machine::start_clone(CloneStart start, Done done) {
     make_threads();
 }
 
-// The vCPU to run, or none. Errors end the machine, or are for whoever waits for it to be built.
-Vcpu* Machine::begin_clone() {
+// Whether the vCPU is to run. Errors end the machine, or are for whoever waits for it to be built.
+bool Machine::begin_clone(VcpuThread& first) {
     if (start_ == CloneStart::prepared && !wait_for_go())
-        return nullptr;
+        return false;
     auto built = build_clone();
     if (!built) {
         loop_.post([this, error = std::move(built).error()] {
@@ -36,18 +36,19 @@ Vcpu* Machine::begin_clone() {
             else
                 end({VmExit::Reason::host_error, error.message});
         });
-        return nullptr;
+        return false;
     }
+    first.attach(vcpus_[0]);
     if (start_ == CloneStart::built) {
         loop_.post([this] {
             state_ = RunState::paused;
             std::exchange(on_started_, nullptr)({});
         });
         if (!wait_for_go())
-            return nullptr;
+            return false;
     }
     loop_.post([this] { began(); });
-    return &vcpus_[0];
+    return true;
 }
 
 // False: the machine is to end instead.
@@ -88,10 +89,10 @@ void Machine::began() {
     }
 }
 
-// On the first vCPU's thread: what KVM has of the machine. Memory slots before doorbells, which prepare_clone() has left to be
-// registered here: the other order costs 7 ms (shared/facts.md). The clock before the vCPUs, whose
-// kvmclock MSRs point at it. Every vCPU exists before the first is loaded: interrupts between them
-// need somewhere to go.
+// On the first vCPU's thread: what KVM has of the machine. Memory slots before doorbells, which
+// prepare_clone() has left to be registered here: the other order costs 7 ms (shared/facts.md). The
+// clock before the vCPUs, whose kvmclock MSRs point at it. Every vCPU exists before the first is
+// loaded: interrupts between them need somewhere to go.
 spore::Status Machine::build_clone() {
     auto saved = std::move(saved_cpus_);
     vm_ = TRY(Vm::create(*kvm_));
@@ -107,7 +108,7 @@ spore::Status Machine::build_clone() {
     for (const WaitingDoorbell& doorbell : std::exchange(waiting_doorbells_, {}))
         TRY(vm_->add_doorbell(doorbell.address, doorbell.eventfd));
     stages_->mark("doorbells");
-    attach_threads(1);  // ours is attached when we run
+    attach_threads(1);
     built_monotonic_ns_ = monotonic_ns();
     return {};
 }

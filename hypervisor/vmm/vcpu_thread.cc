@@ -116,10 +116,8 @@ void VcpuThread::loop() {
 }
 
 void VcpuThread::do_first() {
-    Vcpu* vcpu = first_();
-    if (vcpu == nullptr)
+    if (!first_(*this))
         return;
-    attach(*vcpu);
     std::lock_guard lock(mutex_);
     if (order_ != Order::stop)
         order_ = Order::run;

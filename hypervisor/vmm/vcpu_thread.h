@@ -34,9 +34,9 @@ class VcpuThread {
     using OnEnd = std::function<void(const VmExit&)>;
 
     // What the thread does before all else, once: makes its machine, say, and is at once on the
-    // processor on which that has been made. The vCPU that it returns is attached and runs, as if
-    // run() had been called; none: the thread parks.
-    using First = std::move_only_function<Vcpu*()>;
+    // processor on which that has been made. True: a vCPU has been attached meanwhile and runs, as
+    // if run() had been called; false: the thread parks.
+    using First = std::function<bool(VcpuThread& self)>;
 
     // The thread is there before its vCPU is: making one takes longer than waking it. attach()
     // before run().

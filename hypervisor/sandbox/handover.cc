@@ -1,0 +1,57 @@
+#include "hypervisor/sandbox/handover.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "hypervisor/base/unique_fd.h"
+
+namespace spore {
+
+namespace {
+constexpr const char* kHandoverFile = "handover";
+constexpr size_t kHandoverBytesMax = 256;
+}  // namespace
+
+// PID, its start, protocol (0: no connection is carried), highest stream, the agent's version.
+Status write_handover(const std::filesystem::path& directory, const Handover& handover) {
+    AgentCarried agent = handover.agent.value_or(AgentCarried{0, "-", 0});
+    char line[kHandoverBytesMax];
+    int size = std::snprintf(line, sizeof(line), "%d %llu %u %u %s\n", handover.process.pid,
+                             static_cast<unsigned long long>(handover.process.start_ticks),
+                             agent.protocol, agent.last_stream, agent.version.c_str());
+    std::string path = directory / kHandoverFile;
+    if (size <= 0 || static_cast<size_t>(size) >= sizeof(line))
+        return fail(Code::internal,
+                    path + ": more than " + std::to_string(sizeof(line)) + " bytes");
+    UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!file || ::write(file.get(), line, static_cast<size_t>(size)) != size)
+        return fail_errno(path);
+    return {};
+}
+
+Result<Handover> read_handover(const std::filesystem::path& directory) {
+    std::string path = directory / kHandoverFile;
+    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    char line[kHandoverBytesMax] = {};
+    if (!file || ::read(file.get(), line, sizeof(line) - 1) < 0)
+        return fail_errno(path);
+    Handover handover;
+    AgentCarried agent;
+    unsigned protocol = 0;
+    unsigned long long ticks = 0;
+    char version[kHandoverBytesMax] = {};
+    if (std::sscanf(line, "%d %llu %u %u %255s", &handover.process.pid, &ticks, &protocol,
+                    &agent.last_stream, version) != 5)
+        return fail(Code::corrupt, path + ": is no hand-over");
+    handover.process.start_ticks = ticks;
+    if (protocol != 0) {
+        agent.protocol = static_cast<uint16_t>(protocol);
+        agent.version = version;
+        handover.agent = agent;
+    }
+    return handover;
+}
+
+}  // namespace spore
