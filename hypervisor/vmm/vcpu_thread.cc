@@ -124,7 +124,8 @@ void VcpuThread::do_first() {
 }
 
 // A thread that makes its machine needs what the loop may do, and taking that away costs 60 µs: it
-// is taken when the guest has exited for the first time, before that exit is looked at.
+// is taken when KVM_RUN has returned for the first time, before anything of the guest's is looked
+// at.
 bool VcpuThread::restrict() {
     restricted_ = true;
     if (auto restricted = restrict_if_jailed(Role::vcpu); !restricted) {
@@ -159,6 +160,12 @@ bool VcpuThread::wait_for_run() {
 void VcpuThread::run_until_kicked() {
     while (!kicked_) {
         int error = vcpu_->run();
+        if (!restricted_) {
+            if (error == 0)
+                first_exit_ns_ = monotonic_ns();
+            if (!restrict())
+                return;
+        }
         if (error == EINTR || error == EAGAIN)
             continue;
         if (error != 0) {
@@ -199,8 +206,6 @@ bool VcpuThread::handle_exit() {
     exits_++;
     if (first_exit_ns_ == 0)
         first_exit_ns_ = monotonic_ns();
-    if (!restricted_ && !restrict())
-        return false;
     switch (run.exit_reason) {
         case KVM_EXIT_IO:
             handle_io();

@@ -83,14 +83,25 @@ TEST_F(JailedClone, RunsAndSaysWhatItsJailHolds) {
         EXPECT_TRUE(status->jail.holds(item)) << item << ": " << status->jail.missing();
     EXPECT_FALSE(status->jail.holds("cgroup"));
 
-    // Every thread has a filter, and each vCPU's a narrower one on top.
+    // Every thread has a filter, and each vCPU's a narrower one on top; the first's, which has made
+    // the VM, from the first time on that it was in the guest and is out of it.
+    EXPECT_TRUE(client->pause(soon()));
+    EXPECT_TRUE(client->resume(soon()));
     int threads = 0, narrower = 0;
     stdfs::path tasks = "/proc/" + std::to_string(process_.pid) + "/task";
-    for (const auto& task : stdfs::directory_iterator(tasks)) {
-        threads++;
-        EXPECT_EQ(lines_of(task.path() / "status", "Seccomp:"),
-                  std::vector<std::string>{"Seccomp:\t2"});
-        narrower += lines_of(task.path() / "status", "Seccomp_filters:\t2").size() == 1;
+    for (auto limit = soon(); std::chrono::steady_clock::now() < limit;) {
+        threads = narrower = 0;
+        for (const auto& task : stdfs::directory_iterator(tasks)) {
+            // The kernel's own (kvm-nx-lpage-recovery) runs nothing of the process's.
+            if (read_file(task.path() / "comm").starts_with("kvm-"))
+                continue;
+            threads++;
+            ASSERT_EQ(lines_of(task.path() / "status", "Seccomp:"),
+                      std::vector<std::string>{"Seccomp:\t2"});
+            narrower += lines_of(task.path() / "status", "Seccomp_filters:\t2").size() == 1;
+        }
+        if (threads >= 2 && narrower == threads - 1)
+            break;
     }
     EXPECT_GE(threads, 2);
     EXPECT_EQ(narrower, threads - 1);
@@ -161,6 +172,9 @@ struct Worker {
         files.console = open("console.log");
         files.control = bound(directory / "control", SOCK_SEQPACKET);
         files.vsock = bound(directory / "v", SOCK_STREAM);
+        auto go = make_go(directory);
+        EXPECT_TRUE(go) << go.error().message;
+        files.go = std::move(*go);
         files.disks.emplace_back(
             ::open((directory / "top").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
         int ends[2];
