@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "hypervisor/base/clock.h"
+#include "hypervisor/sandbox/host_mark.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/snapshot/state.h"
@@ -171,9 +172,14 @@ Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot, bool with_stages
                                        "--control", "control", "--serial", "file:console"});
     if (with_stages)
         arguments.push_back("--stage-times");
+    bool cpu_checked = has_run_here(snapshot);
+    if (cpu_checked)
+        arguments.push_back("--cpu-checked");
     auto spot = CgroupSpot::make(clone.directory);
     clone.vmm = TRY(start_vmm(programs_.vmm, arguments, clone.directory, clone.directory / "log",
                               soon(), -1, &spot));
+    if (!cpu_checked)
+        TRY(note_run_here(snapshot));
     return clone;
 }
 

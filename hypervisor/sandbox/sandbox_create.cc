@@ -10,6 +10,7 @@
 #include "hypervisor/base/stage_timer.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/handover.h"
+#include "hypervisor/sandbox/host_mark.h"
 #include "hypervisor/sandbox/sandbox.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
@@ -117,10 +118,15 @@ class Creation {
             arguments.push_back(word);
         if (spec_.stage_times)
             arguments.push_back("--stage-times");
+        bool cpu_checked = has_run_here(source.directory);
+        if (cpu_checked)
+            arguments.push_back("--cpu-checked");
         auto spot = CgroupSpot::make(directory_);
         stages_.mark("cgroup");
         process_ = TRY(start_vmm(TRY(Home::program("spore-vmm")), arguments, directory_,
                                  directory_ / "vmm.log", deadline_, -1, &spot));
+        if (!cpu_checked)
+            TRY(note_run_here(source.directory));
         return {};
     }
 

@@ -84,7 +84,7 @@ Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
             StageTimer stages;
             TRY(close_jail(options, Role::zygote, stages));
         }
-        return load_snapshot(std::move(files), *kvm);
+        return load_snapshot(std::move(files), *kvm, false);
     }();
     tell_ready(std::move(ready), snapshot ? Status() : std::unexpected(snapshot.error()));
     if (!snapshot)
@@ -107,7 +107,7 @@ Result<int> restore(const VmmOptions& options, StageTimer& stages, UniqueFd read
             TRY(vmm.begin());
             TRY(close_jail(options, Role::loop, stages));
         }
-        return load_snapshot(std::move(opened->snapshot), opened->kvm);
+        return load_snapshot(std::move(opened->snapshot), opened->kvm, options.cpu_checked);
     }();
     stages.mark("load");
     if (!snapshot) {

@@ -29,6 +29,7 @@ enum Option : int {
     kReadyFd,
     kPaused,
     kStageTimes,
+    kCpuChecked,
     kZygoteFd,
     kJail,
     kCgroup,
@@ -53,6 +54,7 @@ constexpr option kOptions[] = {
     {"ready-fd", required_argument, nullptr, kReadyFd},
     {"paused", no_argument, nullptr, kPaused},
     {"stage-times", no_argument, nullptr, kStageTimes},
+    {"cpu-checked", no_argument, nullptr, kCpuChecked},
     {"zygote-fd", required_argument, nullptr, kZygoteFd},
     {"jail", no_argument, nullptr, kJail},
     {"cgroup", required_argument, nullptr, kCgroup},
@@ -136,6 +138,9 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
         case kStageTimes:
             options.stage_times = true;
             break;
+        case kCpuChecked:
+            options.cpu_checked = true;
+            break;
         case kZygoteFd:
             options.zygote_fd = static_cast<int>(TRY(parse_number("zygote-fd", value, 0, 65535)));
             break;
@@ -205,6 +210,8 @@ std::string_view vmm_help() {
   --vsock PATH        vsock: host programs connect to PATH and write "CONNECT <port>"; the guest's
                       connections to port P of the host go to PATH_P
   --restore DIR       go on from the snapshot in DIR; disks get fresh copy-on-write tops
+  --cpu-checked       with --restore: this host's KVM has run the snapshot before; do not ask
+                      it again whether it can
   --jail              with --restore: namespaces, an empty root, a list of system calls for each
                       thread; every file must be named here; whoever starts it removes what it makes
   --cgroup PATH|WHY   with --jail: the cgroup that this process was started in, which its status

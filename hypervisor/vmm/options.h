@@ -17,6 +17,7 @@ struct VmmOptions {
     std::string log_level = "warn";
     int ready_fd = -1;  // where one line tells the caller that the machine runs, or why not
     bool start_paused = false;
+    bool cpu_checked = false;  // the snapshot's CPU has run on this host: see host_mark.h
     bool stage_times = false;  // note where the time of a restore goes (stage_timer.h)
     int zygote_fd = -1;        // a socket to a pool's keeper: make workers as it asks (zygote.h)
     bool jail =

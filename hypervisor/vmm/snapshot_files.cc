@@ -104,7 +104,7 @@ Result<SnapshotFiles> open_snapshot(const std::string& directory,
     return files;
 }
 
-Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm) {
+Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm, bool cpu_checked) {
     LoadedSnapshot snapshot;
     auto payload = TRY(read_state_file(files.state.get(), files.directory + "/" + kStateFile));
     snapshot.state = TRY(decode_state(payload));
@@ -113,7 +113,8 @@ Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm) {
                            state.memory.image.file_bytes));
     // The descriptor may close once the memory is mapped; the mapping keeps the file.
     snapshot.memory = TRY(GuestMemory::map_private(files.memory.get(), state.memory.extents));
-    TRY(check_cpu(state, kvm));
+    if (!cpu_checked)
+        TRY(check_cpu(state, kvm));
     size_t number = 0;
     for (const DeviceState& device : state.devices) {
         auto* disk = std::get_if<DiskState>(&device.kind);

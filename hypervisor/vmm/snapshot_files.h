@@ -53,9 +53,9 @@ struct LoadedSnapshot {
     std::vector<Disk> disks;  // of the layered ones, in order
 };
 
-// Reads and checks all that `files` hold; on this host's `kvm` it will run. Errors: corrupt,
-// version_mismatch, the files' and KVM's.
-Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm);
+// Reads and checks all that `files` hold; on this host's `kvm` it will run, which is not asked
+// where somebody has seen it run. Errors: corrupt, version_mismatch, the files' and KVM's.
+Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm, bool cpu_checked);
 
 // What a clone has for itself, opened before the jail, in the order of the snapshot's devices.
 struct CloneFiles {
