@@ -109,7 +109,7 @@ Result<Qemu> Qemu::create(const std::string& program, const QemuGuest& guest,
 
 Status Qemu::finish_save(Child& process) const {
     auto monitor = TRY(Monitor::connect(directory_));
-    TRY(monitor.ask("stop", json::object()));
+    // Running: one that is stopped before is restored stopped.
     TRY(monitor.ask("migrate", {{"uri", "exec:cat > '" + (directory_ / "state").string() + "'"}}));
     auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(120);
     for (;;) {
