@@ -109,24 +109,57 @@ long clone_with_stack(clone_args& request, void (*child)(void*), void* argument)
     return result;
 }
 
-long clone_program(uint64_t flags, int cgroup, Handover& plan, UniqueFd& handle) {
-    static constexpr size_t kStackBytes = 32 * 1024;
-    alignas(16) std::array<std::byte, kStackBytes> stack;
+using Stack = std::array<std::byte, 32 * 1024>;
+
+// A child that shares our memory while we wait: that spares the copy of the page tables. No handler
+// may run in it before exec has cleared them.
+long clone_sharing(clone_args request, Stack& stack, void (*child)(void*), void* argument) {
+    request.flags |= CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND;
+    request.stack = reinterpret_cast<uintptr_t>(stack.data());
+    request.stack_size = stack.size();
+    return clone_with_stack(request, child, argument);
+}
+
+// The process between us and a detached one, which ends at once. It has our descriptors, so that
+// the pidfd is ours.
+struct Between {
+    const clone_args& request;
+    Stack& stack;
+    Handover& plan;
+    long pid;
+};
+
+[[noreturn]] void start_and_leave(void* argument) {
+    auto& between = *static_cast<Between*>(argument);
+    between.pid = clone_sharing(between.request, between.stack, become_program, &between.plan);
+    ::_exit(0);
+}
+
+long clone_program(uint64_t flags, int cgroup, bool detached, Handover& plan, UniqueFd& handle) {
+    alignas(16) Stack stack, stack_between;
     int pidfd = -1;
     clone_args request = {};
-    // Sharing memory and waiting spares the copy of the page tables; no handler may run in the
-    // child before exec has cleared them.
-    request.flags = flags | CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+    request.flags = flags | CLONE_PIDFD;
     request.pidfd = reinterpret_cast<uintptr_t>(&pidfd);
     request.exit_signal = SIGCHLD;
-    request.stack = reinterpret_cast<uintptr_t>(stack.data());
-    request.stack_size = kStackBytes;
     if (cgroup >= 0) {
         request.flags |= CLONE_INTO_CGROUP;
         request.cgroup = static_cast<uint64_t>(cgroup);
     }
     plan.own_user = (flags & CLONE_NEWUSER) != 0;
-    long pid = clone_with_stack(request, become_program, &plan);
+    long pid = 0;
+    if (!detached) {
+        pid = clone_sharing(request, stack, become_program, &plan);
+    } else {
+        Between between{request, stack, plan, -EAGAIN};
+        clone_args request_between = {};  // no signal tells us of its end
+        request_between.flags = CLONE_FILES;
+        pid = clone_sharing(request_between, stack_between, start_and_leave, &between);
+        if (pid > 0) {
+            ::waitpid(static_cast<pid_t>(pid), nullptr, __WALL);
+            pid = between.pid;
+        }
+    }
     handle.reset(pidfd);
     return pid;
 }
@@ -136,13 +169,15 @@ long clone_as_allowed(const ProcessPlan& plan, int cgroup, Handover& handover,
                       StartedProcess& started) {
     started.own_pids = plan.own_pids;
     started.why_shared.clear();
-    long pid = clone_program(plan.own_pids ? CLONE_NEWPID : 0, cgroup, handover, started.handle);
+    long pid = clone_program(plan.own_pids ? CLONE_NEWPID : 0, cgroup, plan.detached, handover,
+                             started.handle);
     if (pid == -EPERM && plan.own_pids)  // not root
-        pid = clone_program(CLONE_NEWPID | CLONE_NEWUSER, cgroup, handover, started.handle);
+        pid = clone_program(CLONE_NEWPID | CLONE_NEWUSER, cgroup, plan.detached, handover,
+                            started.handle);
     if (plan.own_pids && (pid == -EPERM || pid == -ENOSPC || pid == -EINVAL)) {
         started.own_pids = false;
         started.why_shared = std::string("PID namespace: ") + std::strerror(static_cast<int>(-pid));
-        pid = clone_program(0, cgroup, handover, started.handle);
+        pid = clone_program(0, cgroup, plan.detached, handover, started.handle);
     }
     return pid;
 }
@@ -182,7 +217,8 @@ Result<StartedProcess> start_isolated(const ProcessPlan& plan) {
     started.pid = static_cast<pid_t>(pid);
     if (handover.failed != nullptr) {
         siginfo_t ended = {};
-        ::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED);
+        if (!plan.detached)
+            ::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED);
         return fail_errno("starting " + plan.program + ": " + handover.failed, handover.error);
     }
     return started;

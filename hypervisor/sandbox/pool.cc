@@ -2,17 +2,17 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "hypervisor/base/limits.h"
 #include "hypervisor/base/one_line.h"
+#include "hypervisor/sandbox/pool_directory.h"
 #include "hypervisor/sandbox/pool_keeper.h"
-#include "hypervisor/sandbox/sandbox_remains.h"
 
 namespace spore {
 
@@ -21,17 +21,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-bool is_clone(const std::string& name, CloneSource source) {
-    return name.starts_with(std::string(source_name(source)) + "-");
-}
-
-// Whether some keeper holds the lock of the pool in `directory`.
-bool keeper_lives(const stdfs::path& directory) {
-    UniqueFd lock(::open((directory / pool_files::kLock).c_str(), O_RDWR | O_CLOEXEC));
-    if (!lock)
-        return false;
-    return ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-}
+constexpr auto kStopLimit = std::chrono::seconds(60);
 
 Status write_info(const stdfs::path& directory, const PoolSpec& spec) {
     auto self = TRY(identify_process(::getpid()));
@@ -83,17 +73,6 @@ std::string_view source_name(CloneSource source) {
     return "unknown";
 }
 
-Status clear_pool(const stdfs::path& directory) {
-    std::error_code error;
-    for (const auto& entry : stdfs::directory_iterator(directory, error)) {
-        std::string name = entry.path().filename();
-        if (is_clone(name, CloneSource::parked) || is_clone(name, CloneSource::ready) ||
-            name.starts_with(pool_files::kMaking))
-            TRY(remove_clone(entry.path()));
-    }
-    return {};
-}
-
 Status start_pool(const Home& home, const PoolSpec& spec, std::chrono::milliseconds limit) {
     TRY(check(spec));
     TRY(load_template(home, spec.template_name));
@@ -119,15 +98,19 @@ Status stop_pool(const Home& home, const std::string& template_name) {
     stdfs::path directory = home.pools() / template_name;
     if (!stdfs::exists(directory))
         return fail(Code::not_found, "pool '" + template_name + "': there is none");
-    if (auto info = read_info(directory); info && keeper_lives(directory)) {
-        ProcessIdentity keeper{(*info)["pid"].get<int>(),
-                               (*info)["pid_start_ticks"].get<uint64_t>()};
-        TRY(end_process(keeper, SIGTERM, Clock::now() + std::chrono::seconds(60)));
+    // One that has just begun has not yet written who it is.
+    auto deadline = Clock::now() + kStopLimit;
+    while (keeper_lives(directory)) {
+        if (Clock::now() > deadline)
+            return fail(Code::unavailable, "pool '" + template_name + "': its keeper does not end");
+        if (auto info = read_info(directory)) {
+            ProcessIdentity keeper{(*info)["pid"].get<int>(),
+                                   (*info)["pid_start_ticks"].get<uint64_t>()};
+            TRY(end_process(keeper, SIGTERM, deadline));
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    if (keeper_lives(directory))
-        return fail(Code::unavailable, "pool '" + template_name + "': its keeper does not end");
-    TRY(clear_pool(directory));
-    TRY(remove_sandbox_tree(directory));
+    TRY(remove_pool(directory));
     clear_cgroups();
     return {};
 }
@@ -142,7 +125,7 @@ Result<std::vector<PoolInfo>> list_pools(const Home& home) {
             continue;
         info.alive = keeper_lives(entry.path());
         if (!info.alive) {
-            TRY(clear_pool(entry.path()));
+            TRY(clear_if_abandoned_pool(entry.path()));
         } else if (auto document = read_info(entry.path())) {
             info.spec.parked = (*document)["parked"].get<uint32_t>();
             info.spec.ready = (*document)["ready"].get<uint32_t>();
@@ -198,8 +181,9 @@ Status keep_pool(const Home& home, const PoolSpec& spec, int ready) {
     UniqueFd signals(::signalfd(-1, &ends, SFD_CLOEXEC));
     auto begin = [&]() -> Result<PoolKeeper> {
         TRY(check(spec));
-        auto keeper = TRY(PoolKeeper::start(home, spec, Clock::now() + std::chrono::seconds(60)));
+        auto keeper = TRY(PoolKeeper::begin(home, spec));
         TRY(write_info(home.pools() / spec.template_name, spec));
+        TRY(keeper.start_zygote(Clock::now() + std::chrono::seconds(60)));
         TRY(keeper.fill());
         return keeper;
     };

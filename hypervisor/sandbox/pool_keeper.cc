@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -11,8 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <thread>
 
 #include "hypervisor/base/deadline.h"
 #include "hypervisor/sandbox/guest.h"
@@ -28,6 +26,8 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr auto kWorkerLimit = std::chrono::seconds(60);
+// For a command to clear away what the last keeper has left.
+constexpr auto kClearingLimit = std::chrono::seconds(5);
 // After a clone was taken, the one that took it comes first, up to its first command: making
 // another waits until none has been taken for this long, or, on a host where making one takes long
 // (and so does the first command), for some times that.
@@ -58,19 +58,25 @@ Result<UniqueFd> bind_socket(const std::string& path, int type) {
 
 }  // namespace
 
-Result<PoolKeeper> PoolKeeper::start(const Home& home, const PoolSpec& spec, Deadline deadline) {
+Result<PoolKeeper> PoolKeeper::begin(const Home& home, const PoolSpec& spec) {
     PoolKeeper keeper(home);
     keeper.spec_ = spec;
     keeper.template_ = TRY(load_template(home, spec.template_name));
     keeper.directory_ = home.pools() / spec.template_name;
-    std::error_code error;
-    std::filesystem::create_directories(keeper.directory_, error);
+    auto patience = Clock::now() + kClearingLimit;
+    for (;;) {
+        std::error_code error;
+        std::filesystem::create_directories(keeper.directory_, error);
+        keeper.lock_ = KeeperLock::take(keeper.directory_, true);
+        if (keeper.lock_)
+            break;
+        if (Clock::now() > patience)
+            return fail(Code::already_exists,
+                        "pool '" + spec.template_name + "': another keeper is at work");
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     if (::chdir(keeper.directory_.c_str()) != 0)
         return fail_errno(keeper.directory_.string());
-    keeper.lock_ = TRY(open_append(pool_files::kLock));
-    if (::flock(keeper.lock_.get(), LOCK_EX | LOCK_NB) != 0)
-        return fail(Code::already_exists,
-                    "pool '" + spec.template_name + "': another keeper is at work");
     TRY(clear_pool(keeper.directory_));
     if (auto place = find_cgroup_place())
         (void)prepare_cgroup_place(*place);  // what it hands on may have been changed meanwhile
@@ -83,13 +89,12 @@ Result<PoolKeeper> PoolKeeper::start(const Home& home, const PoolSpec& spec, Dea
         return fail_errno("pipe");
     keeper.lease_read_.reset(ends[0]);
     keeper.lease_write_.reset(ends[1]);
-    TRY(keeper.start_zygote(deadline));
     return keeper;
 }
 
 // The lease ends what waits; what of it has been taken meanwhile is not in here any more.
 PoolKeeper::~PoolKeeper() {
-    if (!lock_)
+    if (!lock_ || !*lock_)  // none, or moved away
         return;
     lease_write_.reset();
     end_zygote();
@@ -192,7 +197,7 @@ void PoolKeeper::drop_gone() {
         pollfd dead = {entry.second.process.get(), POLLIN, 0};
         if (::poll(&dead, 1, 0) <= 0)
             return false;
-        (void)remove_clone(entry.first);
+        (void)clear_clone(entry.first);
         return true;
     });
 }

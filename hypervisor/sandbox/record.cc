@@ -102,4 +102,17 @@ std::optional<DirectoryLock> DirectoryLock::take(const std::filesystem::path& di
     return DirectoryLock(std::move(fd));
 }
 
+// Closing is not enough: a process that another thread is just starting has the descriptor too, for
+// the moment before it executes its program.
+DirectoryLock::~DirectoryLock() {
+    if (fd_)
+        ::flock(fd_.get(), LOCK_UN);
+}
+
+bool DirectoryLock::holds(const std::filesystem::path& directory) const {
+    struct stat locked = {}, named = {};
+    return ::fstat(fd_.get(), &locked) == 0 && ::stat(directory.c_str(), &named) == 0 &&
+           locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
+}
+
 }  // namespace spore

@@ -45,6 +45,16 @@ class DirectoryLock {
     // Nothing if somebody else holds it, or the directory is not there (any more).
     static std::optional<DirectoryLock> take(const std::filesystem::path& directory);
 
+    DirectoryLock(DirectoryLock&&) = default;
+    DirectoryLock& operator=(DirectoryLock&& other) noexcept {
+        std::swap(fd_, other.fd_);
+        return *this;
+    }
+    ~DirectoryLock();
+
+    // Whether `directory` is (still) what this has locked.
+    bool holds(const std::filesystem::path& directory) const;
+
   private:
     explicit DirectoryLock(UniqueFd fd) : fd_(std::move(fd)) {}
     UniqueFd fd_;

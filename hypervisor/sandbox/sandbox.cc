@@ -1,7 +1,6 @@
 #include "hypervisor/sandbox/sandbox.h"
 
 #include <signal.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -23,13 +22,6 @@ Result<stdfs::path> passing_directory(const Home& home, std::string_view kind,
     return home.sandboxes() / (std::string(kind) + id + TRY(random_name()).substr(2));
 }
 
-// What nobody works on any more. A directory in which its maker has not yet taken the lock is a
-// moment old.
-bool is_left_behind(const stdfs::path& directory) {
-    struct stat status = {};
-    return ::stat(directory.c_str(), &status) == 0 && ::time(nullptr) - status.st_ctime > 60;
-}
-
 std::optional<SandboxInfo> info_of(SandboxRecord record) {
     SandboxInfo info;
     info.alive = is_alive(record.process);
@@ -45,12 +37,15 @@ stdfs::path run_directory(const Home& home, const std::string& id) {
 
 Result<std::pair<stdfs::path, DirectoryLock>> make_new_directory(const Home& home,
                                                                  const std::string& id) {
-    auto directory = TRY(passing_directory(home, kNew, id));
-    TRY(make_directory(directory));
-    auto lock = DirectoryLock::take(directory);
-    if (!lock)
-        return fail(Code::internal, directory.string() + ": cannot be locked");
-    return std::pair(directory, std::move(*lock));
+    // Before it is locked, somebody may take it for what is left of a dead process's and clear it.
+    constexpr int kTries = 100;
+    for (int tries = 0; tries < kTries; tries++) {
+        auto directory = TRY(passing_directory(home, kNew, id));
+        TRY(make_directory(directory));
+        if (auto lock = DirectoryLock::take(directory); lock && lock->holds(directory))
+            return std::pair(directory, std::move(*lock));
+    }
+    return fail(Code::unavailable, home.sandboxes().string() + ": others clear every directory");
 }
 
 Status end_and_remove(const stdfs::path& directory) {
@@ -111,7 +106,7 @@ Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home) {
     std::error_code error;
     for (const auto& entry : stdfs::directory_iterator(home.sandboxes(), error)) {
         std::string name = entry.path().filename();
-        if (name.starts_with(kGone) || (name.starts_with(kNew) && is_left_behind(entry.path()))) {
+        if (name.starts_with(kGone) || name.starts_with(kNew)) {
             if (auto lock = DirectoryLock::take(entry.path()))
                 TRY(end_and_remove(entry.path()));
             continue;

@@ -61,26 +61,44 @@ class Creation {
             stages_.start();
     }
     ~Creation() {
-        if (finished_ || directory_.empty())
+        if (!finished_)
+            discard();
+    }
+
+    Result<CreatedSandbox> run() {
+        for (;;) {
+            if (!spec_.cold)
+                TRY(take_waiting());
+            bool waited = !directory_.empty();
+            if (!waited)
+                TRY(start_cold());
+            stages_.mark("clone");
+            auto agent = confirm();
+            if (agent) {
+                auto info = TRY(write_down());
+                return CreatedSandbox{std::move(info),   source_,      std::move(*agent),
+                                      {.b3_us = b3_us_}, own_stages(), begun_ns_};
+            }
+            // What waited may have been dying, as its keeper had: then another, or from nothing.
+            if (!waited || agent.error().code != Code::unavailable)
+                return std::unexpected(std::move(agent).error());
+            discard();
+        }
+    }
+
+  private:
+    void discard() {
+        if (directory_.empty())
             return;
         if (process_.pid > 0)
             (void)kill_process(process_, Clock::now() + std::chrono::seconds(10));
         (void)end_and_remove(directory_);
+        process_ = {};
+        lock_.reset();
+        directory_.clear();
+        source_ = CloneSource::cold;
     }
 
-    Result<CreatedSandbox> run() {
-        if (!spec_.cold)
-            TRY(take_waiting());
-        if (directory_.empty())
-            TRY(start_cold());
-        stages_.mark("clone");
-        auto agent = TRY(confirm());
-        auto info = TRY(write_down());
-        return CreatedSandbox{std::move(info),   source_,      std::move(agent),
-                              {.b3_us = b3_us_}, own_stages(), begun_ns_};
-    }
-
-  private:
     // Of the pool: a clone that waits is ours by a rename, and told to run before anything else.
     Status take_waiting() {
         stdfs::path target = run_directory(home_, spec_.id);
@@ -163,10 +181,10 @@ class Creation {
         record.owner = spec_.owner;
         record.process = process_;
         TRY(save_record(directory_, record));
+        stages_.mark("record");
         finished_ = true;
         lock_.reset();
         info.alive = true;
-        stages_.mark("record");
         return info;
     }
 

@@ -1,7 +1,7 @@
 #pragma once
 
-// Clones' directories between being and not being; see record.h. Nobody but sandbox*.cc and
-// pool*.cc includes this.
+// Clones' directories between being and not being; see record.h. Nobody but sandbox*.cc, pool*.cc
+// and template_remains.cc includes this.
 
 #include <filesystem>
 #include <utility>

@@ -8,6 +8,7 @@
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/pool.h"
 #include "hypervisor/sandbox/record.h"
+#include "hypervisor/sandbox/template_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/vmm_process.h"
 #include "hypervisor/snapshot/verify.h"
@@ -28,16 +29,26 @@ constexpr const char* kBuildDisk = "disk.building";
 class Draft {
   public:
     static Result<Draft> begin(const Home& home, const std::string& name) {
-        std::string unique = ".making-" + name + "-" + std::to_string(::getpid());
-        Draft draft;
-        draft.directory_ = home.templates() / unique;
-        draft.run_ = draft.directory_ / "run";
-        TRY(make_directory(draft.directory_));
-        TRY(make_directory(draft.run_));
-        return draft;
+        TRY(clear_template_remains(home));
+        // Before it is locked, another may take it for what is left of a dead process's.
+        constexpr int kTries = 100;
+        for (int tries = 0; tries < kTries; tries++) {
+            Draft draft;
+            draft.directory_ =
+                home.templates() / (kMakingTemplate + name + TRY(random_name()).substr(2));
+            draft.run_ = draft.directory_ / kTemplateRun;
+            TRY(make_directory(draft.directory_));
+            draft.lock_ = DirectoryLock::take(draft.directory_);
+            if (!draft.lock_ || !draft.lock_->holds(draft.directory_))
+                continue;
+            TRY(make_directory(draft.run_));
+            return draft;
+        }
+        return fail(Code::unavailable, home.templates().string() + ": others clear every draft");
     }
     Draft(Draft&& other) noexcept
         : vmm(std::exchange(other.vmm, {})),
+          lock_(std::move(other.lock_)),
           directory_(std::exchange(other.directory_, {})),
           run_(std::exchange(other.run_, {})) {}
     Draft& operator=(Draft&&) = delete;
@@ -66,6 +77,7 @@ class Draft {
 
   private:
     Draft() = default;
+    std::optional<DirectoryLock> lock_;
     stdfs::path directory_;
     stdfs::path run_;
 };
@@ -287,6 +299,7 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
 }
 
 Result<std::vector<TemplateInfo>> list_templates(const Home& home) {
+    TRY(clear_template_remains(home));
     std::vector<TemplateInfo> templates;
     std::error_code error;
     for (const auto& entry : stdfs::directory_iterator(home.templates(), error)) {
@@ -328,9 +341,12 @@ Status remove_template(const Home& home, const std::string& name) {
         return fail(Code::not_found,
                     "template '" + name + "': there is none in " + home.templates().string());
     TRY(check_unused(home, name));
+    auto lock = DirectoryLock::take(directory);
+    if (!lock)
+        return fail(Code::unavailable, "template '" + name + "': is being made or removed");
     // Out of sight in one step: nobody can start from half of it.
     stdfs::path doomed =
-        home.templates() / (".removing-" + name + "-" + std::to_string(::getpid()));
+        home.templates() / (kRemovingTemplate + name + TRY(random_name()).substr(2));
     if (::rename(directory.c_str(), doomed.c_str()) != 0)
         return fail_errno(directory.string());
     return remove_tree(doomed);

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -104,6 +103,7 @@ Result<ProcessIdentity> start_and_wait(ProcessPlan plan, const std::filesystem::
         return fail_errno("pipe");
     UniqueFd reader(ends[0]);
     UniqueFd writer(ends[1]);
+    plan.detached = true;  // who embeds us does not know of it
     plan.descriptors = {-1, log_file.get(), log_file.get(), writer.get()};
     if (extra >= 0)
         plan.descriptors.push_back(extra);
@@ -118,8 +118,9 @@ Result<ProcessIdentity> start_and_wait(ProcessPlan plan, const std::filesystem::
     auto ready = wait_until_ready(reader.get(), deadline);
     if (ready)
         return process;
-    ::kill(started.pid, SIGKILL);
-    ::waitpid(started.pid, nullptr, 0);
+    ::syscall(SYS_pidfd_send_signal, started.handle.get(), SIGKILL, nullptr, 0);
+    pollfd ended = {started.handle.get(), POLLIN, 0};
+    (void)::poll(&ended, 1, 10'000);
     return std::unexpected(std::move(ready).error());
 }
 
@@ -177,10 +178,8 @@ Result<UniqueFd> send_signal(const ProcessIdentity& process, int signal) {
         return fail_errno("pidfd_open of " + std::to_string(process.pid));
     }
     // Only now is it sure that the PID cannot change its meaning under us.
-    if (!is_alive(process)) {
-        ::waitpid(process.pid, nullptr, WNOHANG);
+    if (!is_alive(process))
         return UniqueFd();
-    }
     if (::syscall(SYS_pidfd_send_signal, handle.get(), signal, nullptr, 0) != 0 && errno != ESRCH)
         return fail_errno("signal to process " + std::to_string(process.pid));
     return handle;
@@ -204,7 +203,6 @@ Status end_process(const ProcessIdentity& process, int signal,
             return fail(Code::timeout,
                         "process " + std::to_string(process.pid) + ": did not end when told to");
     }
-    ::waitpid(process.pid, nullptr, WNOHANG);
     return {};
 }
 

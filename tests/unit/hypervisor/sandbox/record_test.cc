@@ -96,6 +96,32 @@ TEST_F(RecordTest, LockIsForOneAndGoesWithTheDirectory) {
     EXPECT_FALSE(DirectoryLock::take(here_ / "old"));  // there is none
 }
 
+// As a process has it that another thread starts, until it executes its program.
+TEST_F(RecordTest, LockEndsThoughAChildHasTheDescriptorStill) {
+    auto lock = DirectoryLock::take(here_);
+    ASSERT_TRUE(lock);
+    EXPECT_TRUE(lock->holds(here_));
+    pid_t child = ::fork();
+    if (child == 0) {
+        ::pause();
+        ::_exit(0);
+    }
+    lock.reset();
+    EXPECT_TRUE(DirectoryLock::take(here_));
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+}
+
+TEST_F(RecordTest, LockDoesNotHoldWhatWasPutInItsPlace) {
+    stdfs::create_directory(here_ / "box");
+    auto lock = DirectoryLock::take(here_ / "box");
+    ASSERT_TRUE(lock);
+    stdfs::remove(here_ / "box");
+    EXPECT_FALSE(lock->holds(here_ / "box"));
+    stdfs::create_directory(here_ / "box");
+    EXPECT_FALSE(lock->holds(here_ / "box"));
+}
+
 TEST_F(RecordTest, LockEndsWithItsHolder) {
     int pipe_ends[2];
     ASSERT_EQ(::pipe(pipe_ends), 0);

@@ -1,0 +1,157 @@
+// A process that lives long and uses libspore, for tests/soak/run, which looks at it from outside:
+// an order a line on standard input, its outcome a line of JSON on standard output.
+//
+//   rounds COUNT THREADS TEMPLATE cold|pool   create, run a command, destroy; `pool`: of what waits
+//   same COUNT TEMPLATE ID cold|pool          COUNT create_sandbox() at once, all of the same ID
+
+#include <unistd.h>
+
+#include <atomic>
+#include <barrier>
+#include <cstdio>
+#include <iostream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/sandbox.h"
+
+namespace spore {
+
+namespace {
+
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+constexpr auto kLimit = std::chrono::seconds(60);
+constexpr size_t kErrorsMax = 10;
+
+// What came of an order, told by several threads.
+class Outcome {
+  public:
+    void count(const std::string& what) {
+        std::lock_guard lock(mutex_);
+        counts_[what]++;
+    }
+    void fail(const Error& error) {
+        std::lock_guard lock(mutex_);
+        counts_["failed"]++;
+        if (errors_.size() < kErrorsMax)
+            errors_.push_back(std::string(code_name(error.code)) + ": " + error.message);
+    }
+    json document() const { return {{"counts", counts_}, {"errors", errors_}}; }
+
+  private:
+    std::mutex mutex_;
+    std::map<std::string, uint64_t> counts_;
+    std::vector<std::string> errors_;
+};
+
+// The guest writes its host name, which is the sandbox's: nobody else has answered.
+Status run_command(const Home& home, const std::string& id) {
+    auto agent = TRY(connect_agent(run_directory(home, id), Clock::now() + kLimit));
+    std::string output;
+    ExecStreams streams;
+    streams.on_stdout = [&](std::span<const std::byte> bytes) -> Status {
+        output.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+        return {};
+    };
+    auto result = TRY(agent.exec({.argv = {"hostname"}}, streams, Clock::now() + kLimit));
+    if (result.exit_status != 0 || output != id + "\n")
+        return fail(Code::internal, "sandbox '" + id + "': status " +
+                                        std::to_string(result.exit_status) + ", output '" + output +
+                                        "'");
+    return {};
+}
+
+Status run_round(const Home& home, const SandboxSpec& spec, Outcome& outcome) {
+    auto made = TRY(create_sandbox(home, spec));
+    outcome.count(std::string(source_name(made.source)));
+    const std::string& id = made.record.id;
+    auto answered = run_command(home, id);
+    TRY(destroy_sandbox(home, id));
+    return answered;
+}
+
+// Not before a clone waits: a pool is filled up behind the requests, and these would never end.
+Status wait_for_clone(const Home& home, const std::string& template_name) {
+    auto limit = Clock::now() + kLimit;
+    while (Clock::now() < limit) {
+        std::error_code error;
+        for (const auto& entry :
+             std::filesystem::directory_iterator(home.pools() / template_name, error)) {
+            std::string name = entry.path().filename();
+            if (name.starts_with("parked-") || name.starts_with("ready-"))
+                return {};
+        }
+        ::usleep(2000);
+    }
+    return fail(Code::timeout, "pool '" + template_name + "': nothing waits in it");
+}
+
+void rounds(const Home& home, std::istringstream& words, Outcome& outcome) {
+    int count = 0, threads = 0;
+    SandboxSpec spec;
+    std::string path;
+    words >> count >> threads >> spec.template_name >> path;
+    spec.cold = path == "cold";
+    std::atomic<int> left = count;
+    auto work = [&] {
+        while (left.fetch_sub(1) > 0) {
+            Status ready = spec.cold ? Status() : wait_for_clone(home, spec.template_name);
+            if (auto done = ready ? run_round(home, spec, outcome) : ready; !done)
+                outcome.fail(done.error());
+        }
+    };
+    std::vector<std::jthread> workers;
+    for (int number = 0; number < threads; number++)
+        workers.emplace_back(work);
+}
+
+void same(const Home& home, std::istringstream& words, Outcome& outcome) {
+    int count = 0;
+    SandboxSpec spec;
+    std::string path;
+    words >> count >> spec.template_name >> spec.id >> path;
+    spec.cold = path == "cold";
+    std::barrier together(count);
+    std::vector<std::jthread> workers;
+    for (int number = 0; number < count; number++)
+        workers.emplace_back([&] {
+            together.arrive_and_wait();
+            auto made = create_sandbox(home, spec);
+            outcome.count(made ? "created" : std::string(code_name(made.error().code)));
+        });
+}
+
+int serve() {
+    auto home = Home::open();
+    if (!home) {
+        std::fprintf(stderr, "soak-driver: %s\n", home.error().message.c_str());
+        return 70;
+    }
+    for (std::string line; std::getline(std::cin, line);) {
+        std::istringstream words(line);
+        std::string order;
+        words >> order;
+        Outcome outcome;
+        if (order == "rounds")
+            rounds(*home, words, outcome);
+        else if (order == "same")
+            same(*home, words, outcome);
+        else
+            return 64;
+        std::printf("%s\n", outcome.document().dump().c_str());
+        std::fflush(stdout);
+    }
+    return 0;
+}
+
+}  // namespace
+
+}  // namespace spore
+
+int main() {
+    return spore::serve();
+}

@@ -1,0 +1,82 @@
+"""Sandboxes made and destroyed, many: the host has what it had before."""
+
+import collections
+import time
+
+import inventory
+from world import Failed
+
+THREADS = 4
+PARTS = 4
+MORE_PARTS_MAX = 8
+# What a process that stays may have grown by in all: its heap settles.
+PROCESS_BYTES = {'driver': 4 << 20, 'keeper': 512 << 10, 'zygote': 512 << 10}
+# The machine's figures are everybody's, and go up and down by themselves. What leaks grows in every
+# part: by more in all than this a round.
+SYSTEM_BYTES_A_ROUND = 2048
+SLAB_OBJECTS_A_ROUND = 0.25
+
+
+def one_part(world, count, sources):
+    """`count` rounds: half and less of what waits in the pool, some by the command line."""
+    by_command = max(2, count // 50)
+    of_pool = count * 2 // 5
+    for number in range(by_command):
+        made = world.create('by-command', *(['--cold'] if number % 2 else []))
+        world.check_answers('by-command')
+        world.run('destroy', 'by-command')
+        sources[made['source']] += 1
+    for path, share in (('pool', of_pool), ('cold', max(0, count - by_command - of_pool))):
+        sources.update(world.order('rounds', share, THREADS, 'soak', path))
+
+
+def suspects(samples, rounds):
+    """What has grown in every part, and by how much in all."""
+    found = {}
+    for name in samples[0]:
+        values = [sample.get(name, 0) for sample in samples]
+        grown = values[-1] - values[0]
+        a_round = SLAB_OBJECTS_A_ROUND if name.startswith('slab ') else SYSTEM_BYTES_A_ROUND
+        if name.split()[0] not in PROCESS_BYTES and grown > a_round * rounds and \
+                all(later > earlier for earlier, later in zip(values, values[1:])):
+            found[name] = grown
+    return found
+
+
+def nothing_leaks(world, rounds):
+    sources = collections.Counter()
+    one_part(world, 100, collections.Counter())
+    before = inventory.settled(world)
+    samples = [{**inventory.memory(world), **inventory.slabs()}]
+    done, begun = 0, time.monotonic()
+    for part in range(PARTS + MORE_PARTS_MAX):
+        if part >= PARTS and not suspects(samples, done):
+            break
+        count = rounds // PARTS + (part < rounds % PARTS)
+        one_part(world, count, sources)
+        done += count
+        inventory.wait_for(world, before)
+        samples.append({**inventory.memory(world), **inventory.slabs()})
+    seconds = time.monotonic() - begun
+    report(samples, sources, done, seconds)
+    wrong = [f'{name}: {grown:+} in {done} rounds, in every part of them'
+             for name, grown in suspects(samples, done).items()]
+    for process, bound in PROCESS_BYTES.items():
+        for what in ('RSS', 'own'):
+            grown = samples[-1][f'{process} {what}'] - samples[0][f'{process} {what}']
+            if grown > bound:
+                wrong.append(f'{process} {what}: {grown:+} bytes, at most {bound}')
+    if wrong:
+        raise Failed('; '.join(wrong))
+
+
+def report(samples, sources, done, seconds):
+    print(f'     {done} rounds in {seconds:.0f} s ({dict(sources)})')
+    first, last = samples[0], samples[-1]
+    for name in first:
+        if not name.startswith('slab '):
+            print(f'     {name}: {first[name] / 1024:.0f} KiB, {(last[name] - first[name]) / 1024:+.0f}')
+    grown = sorted(((last.get(name, 0) - first[name], name) for name in first
+                    if name.startswith('slab ')), reverse=True)
+    print('     most grown: ' + ', '.join(f'{name[5:]} {count:+}' for count, name in grown[:5]),
+          flush=True)

@@ -1,0 +1,72 @@
+// What processes that died in the middle have left of sandboxes and templates.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <memory>
+
+#include "hypervisor/sandbox/sandbox.h"
+#include "hypervisor/sandbox/vmm_process.h"
+
+namespace spore {
+namespace {
+
+namespace stdfs = std::filesystem;
+
+class RemainsTest : public ::testing::Test {
+  protected:
+    void SetUp() override {
+        std::string pattern = (stdfs::temp_directory_path() / "spore-remains-XXXXXX").string();
+        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+        root_ = pattern;
+        ::setenv("SPORE_HOME", pattern.c_str(), 1);
+        home_ = std::make_unique<Home>(*Home::open());
+    }
+    void TearDown() override {
+        ::unsetenv("SPORE_HOME");
+        stdfs::remove_all(root_);
+    }
+
+    stdfs::path root_;
+    std::unique_ptr<Home> home_;
+};
+
+TEST_F(RemainsTest, OfSandboxesGoAtOnceUnlessSomebodyWorksOnThem) {
+    for (const char* name : {".new-a", ".gone-b", "nameless", ".new-busy"})
+        stdfs::create_directories(home_->sandboxes() / name / "deep");
+    auto lock = DirectoryLock::take(home_->sandboxes() / ".new-busy");
+    ASSERT_TRUE(lock);
+    auto listed = list_sandboxes(*home_);
+    ASSERT_TRUE(listed) << listed.error().message;
+    EXPECT_TRUE(listed->empty());
+    for (const char* name : {".new-a", ".gone-b", "nameless"})
+        EXPECT_FALSE(stdfs::exists(home_->sandboxes() / name)) << name;
+    EXPECT_TRUE(stdfs::exists(home_->sandboxes() / ".new-busy"));
+}
+
+TEST_F(RemainsTest, OfTemplatesGoAtOnceUnlessSomebodyWorksOnThem) {
+    for (const char* name : {".making-a-x", ".removing-b-x", ".making-busy-x"})
+        stdfs::create_directories(home_->templates() / name / "run");
+    auto lock = DirectoryLock::take(home_->templates() / ".making-busy-x");
+    ASSERT_TRUE(lock);
+    auto listed = list_templates(*home_);
+    ASSERT_TRUE(listed) << listed.error().message;
+    EXPECT_FALSE(stdfs::exists(home_->templates() / ".making-a-x"));
+    EXPECT_FALSE(stdfs::exists(home_->templates() / ".removing-b-x"));
+    EXPECT_TRUE(stdfs::exists(home_->templates() / ".making-busy-x"));
+}
+
+TEST_F(RemainsTest, OfAProcessAreNotItsStartersToCollect) {
+    auto soon = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    auto started = start_process("/bin/sh", {"sh", "-c", "echo ready >&3; read never"}, root_,
+                                 root_ / "log", soon);
+    ASSERT_TRUE(started) << started.error().message;
+    ASSERT_TRUE(kill_process(*started, soon));
+    EXPECT_FALSE(is_alive(*started));
+    EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1);
+    EXPECT_EQ(errno, ECHILD);
+}
+
+}  // namespace
+}  // namespace spore
