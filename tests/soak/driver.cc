@@ -49,8 +49,7 @@ class Outcome {
 };
 
 // The guest writes its host name, which is the sandbox's: nobody else has answered.
-Status run_command(const Home& home, const std::string& id) {
-    auto agent = TRY(connect_agent(run_directory(home, id), Clock::now() + kLimit));
+Status run_command(AgentClient& agent, const std::string& id) {
     std::string output;
     ExecStreams streams;
     streams.on_stdout = [&](std::span<const std::byte> bytes) -> Status {
@@ -68,8 +67,13 @@ Status run_command(const Home& home, const std::string& id) {
 Status run_round(const Home& home, const SandboxSpec& spec, Outcome& outcome) {
     auto made = TRY(create_sandbox(home, spec));
     outcome.count(std::string(source_name(made.source)));
-    const std::string& id = made.record.id;
-    auto answered = run_command(home, id);
+    const std::string& id = made.info.record.id;
+    auto use = [&]() -> Status {
+        TRY(run_command(made.agent, id));
+        auto another = TRY(connect_agent(run_directory(home, id), Clock::now() + kLimit));
+        return run_command(another, id);
+    };
+    auto answered = use();
     TRY(destroy_sandbox(home, id));
     return answered;
 }

@@ -5,7 +5,7 @@ import os
 import re
 import time
 
-from world import Failed, anonymous
+from world import TEMPLATE, Failed, anonymous
 
 SETTLE_S = 60  # ends of VMs are torn down behind the commands
 
@@ -107,7 +107,10 @@ def memory(world):
         found[f'{name} RSS'] = rollup['Rss']
         found[f'{name} own'] = rollup['Private_Dirty']
     kernel = fields('/proc/meminfo')
-    found['memory in use'] = kernel['MemTotal'] - kernel['MemAvailable']
+    found['keeper log'] = os.path.getsize(os.path.join(world.home, 'pools', TEMPLATE, 'keeper.log'))
+    # Programs' own memory is looked at one by one above, those of others are nobody's concern here.
+    found['kernel memory not available'] = \
+        kernel['MemTotal'] - kernel['MemAvailable'] - kernel['AnonPages']
     for name in ('SUnreclaim', 'KernelStack', 'PageTables', 'Percpu'):
         found[f'kernel {name}'] = kernel[name]
     return found

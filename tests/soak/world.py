@@ -13,6 +13,8 @@ TEMPLATE = 'soak'
 CGROUP = 'spore-soak-'
 PARKED, READY = 4, 4
 LIMIT_S = 120
+# A PID in them has more digits or fewer; a keeper says when its zygote was killed.
+OF_NO_SIZE = ('pool.json', 'handover', 'keeper.log')
 
 
 class Failed(Exception):
@@ -185,8 +187,7 @@ class World:
                     status = os.lstat(path)
                 except FileNotFoundError:
                     continue
-                # A keeper's PID has more digits or fewer.
-                size = 0 if name in directories or name == 'pool.json' else status.st_size
+                size = 0 if name in directories or name in OF_NO_SIZE else status.st_size
                 found.append((anonymous(os.path.relpath(path, root)), oct(status.st_mode), size))
         return sorted(found)
 
