@@ -65,6 +65,8 @@ class World:
         subprocess.run([self.make_image, self.home, 'freestanding', self.guest], check=True,
                        stdout=subprocess.DEVNULL)
         self.create_template(TEMPLATE)
+        self.create('first', '--cold')  # a template's first clone notes that the host can run it
+        self.run('destroy', 'first')
         self.start_pool()
         self.driver = subprocess.Popen([self.driver_path], env=self.environment, text=True,
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
