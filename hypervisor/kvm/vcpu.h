@@ -77,6 +77,8 @@ class Vcpu {
     Status load(const VcpuState& state, std::optional<uint64_t> tsc_offset = std::nullopt);
     // Nothing where the kernel has no such attribute (before 5.16).
     std::optional<uint64_t> tsc_offset() const;
+    // A KVM that cannot offset the TSC takes this and says nothing.
+    Status set_tsc_offset(uint64_t offset);
     // Tells the guest that it was stopped, so that its watchdogs do not bark (KVM_KVMCLOCK_CTRL).
     // A guest that does not use kvmclock is left alone.
     void mark_stopped();
@@ -102,5 +104,16 @@ class Vcpu {
 // Vm::set_clock() and the first run. Errors: Vcpu::load()'s; invalid_argument if the numbers
 // differ.
 Status load_vcpus(std::span<Vcpu> vcpus, std::span<const VcpuState> states);
+
+// What goes on in a vCPU from the moment it is loaded, whether it runs or not.
+struct VcpuTime {
+    uint64_t tsc = 0;
+    uint64_t tsc_deadline = 0;  // 0: the timer is not armed
+};
+VcpuTime time_of(const VcpuState& state);
+// Puts the TSCs and their timers back to `times`, those of the states that were loaded, for a
+// machine that has not run since: what it waited is not the guest's time. Before Vm::set_clock().
+// Where KVM keeps no TSC offset the TSC counts on. Errors: KVM's.
+Status rewind_vcpus(std::span<Vcpu> vcpus, std::span<const VcpuTime> times);
 
 }  // namespace spore

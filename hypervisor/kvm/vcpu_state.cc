@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -16,7 +17,7 @@
 namespace spore {
 
 namespace {
-constexpr uint32_t kMsrTsc = 0x10, kMsrTscAdjust = 0x3b;
+constexpr uint32_t kMsrTsc = 0x10, kMsrTscAdjust = 0x3b, kMsrTscDeadline = 0x6e0;
 constexpr size_t kXsaveBytesMin = 4096;
 }  // namespace
 
@@ -90,8 +91,10 @@ Result<VcpuState> Vcpu::save(const std::vector<uint32_t>& msr_indices) const {
         TRY(get(kvm_abi::kGetXsave, "KVM_GET_XSAVE", state.xsave.data()));
     TRY(get(KVM_GET_XCRS, "KVM_GET_XCRS", &state.xcrs));
     TRY(get(KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS", &state.debugregs));
-    TRY(get(KVM_GET_LAPIC, "KVM_GET_LAPIC", &state.lapic));
+    // The timer's MSR before the LAPIC: where KVM delivers an expired timer without the vCPU
+    // running (pi_inject_timer), the other order could save it as neither armed nor delivered.
     state.msrs = TRY(get_msrs(msr_indices));
+    TRY(get(KVM_GET_LAPIC, "KVM_GET_LAPIC", &state.lapic));
     TRY(get(KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &state.events));
     return state;
 }
@@ -141,6 +144,14 @@ std::optional<uint64_t> Vcpu::tsc_offset() const {
     return offset;
 }
 
+Status Vcpu::set_tsc_offset(uint64_t offset) {
+    kvm_device_attr request = {};
+    request.group = KVM_VCPU_TSC_CTRL;
+    request.attr = KVM_VCPU_TSC_OFFSET;
+    request.addr = reinterpret_cast<uintptr_t>(&offset);
+    return set(KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR KVM_VCPU_TSC_OFFSET", &request);
+}
+
 // Sets the TSC; the MSRs that are still to be set. By its offset, because KVM takes a TSC that is
 // written as an attempt to step into line with the vCPU written before (kvm_synchronize_tsc): that
 // of a guest which is younger than a second would not come back, but go on from this VM's creation.
@@ -157,12 +168,8 @@ Result<std::vector<kvm_msr_entry>> Vcpu::load_tsc(const VcpuState& state,
             return fail(Code::host_unsupported, "KVM_GET_MSRS: no TSC");
         tsc_offset = saved->data - (now[0].data - *fresh);
     }
-    kvm_device_attr request = {};
-    request.group = KVM_VCPU_TSC_CTRL;
-    request.attr = KVM_VCPU_TSC_OFFSET;
-    request.addr = reinterpret_cast<uintptr_t>(&*tsc_offset);
-    TRY(set(KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR KVM_VCPU_TSC_OFFSET", &request));
-    // A KVM that cannot offset the TSC says nothing: it then gets the value, to do what it can.
+    TRY(set_tsc_offset(*tsc_offset));
+    // A KVM that could not do that gets the value, to do what it can.
     if (this->tsc_offset() == tsc_offset)
         rest.erase(saved);
     return rest;
@@ -170,11 +177,15 @@ Result<std::vector<kvm_msr_entry>> Vcpu::load_tsc(const VcpuState& state,
 
 namespace {
 
+uint64_t msr_or_0(const VcpuState& state, uint32_t index) {
+    auto found = std::ranges::find(state.msrs, index, &kvm_msr_entry::index);
+    return found == state.msrs.end() ? 0 : found->data;
+}
+
 // How far the guest has moved this vCPU's TSC by itself: writes of IA32_TSC move it too (SDM 3B,
 // "IA32_TSC_ADJUST").
 uint64_t tsc_adjust(const VcpuState& state) {
-    auto found = std::ranges::find(state.msrs, kMsrTscAdjust, &kvm_msr_entry::index);
-    return found == state.msrs.end() ? 0 : found->data;
+    return msr_or_0(state, kMsrTscAdjust);
 }
 
 }  // namespace
@@ -195,6 +206,26 @@ Status load_vcpus(std::span<Vcpu> vcpus, std::span<const VcpuState> states) {
                 std::move(loaded).error().within("vCPU " + std::to_string(index)));
         if (index == 0)
             first = vcpus[0].tsc_offset();
+    }
+    return {};
+}
+
+VcpuTime time_of(const VcpuState& state) {
+    return {msr_or_0(state, kMsrTsc), msr_or_0(state, kMsrTscDeadline)};
+}
+
+Status rewind_vcpus(std::span<Vcpu> vcpus, std::span<const VcpuTime> times) {
+    assert(vcpus.size() == times.size());
+    auto now = TRY(vcpus[0].get_msrs({kMsrTsc}));
+    if (now.size() != 1)
+        return fail(Code::host_unsupported, "KVM_GET_MSRS: no TSC");
+    uint64_t waited = now[0].data - times[0].tsc;
+    for (size_t index = 0; index < vcpus.size(); index++) {
+        if (auto offset = vcpus[index].tsc_offset())
+            TRY(vcpus[index].set_tsc_offset(*offset - waited));
+        // KVM has counted down to a moment that is now further away, or past it.
+        if (times[index].tsc_deadline != 0)
+            TRY(vcpus[index].set_msrs({{kMsrTscDeadline, 0, times[index].tsc_deadline}}));
     }
     return {};
 }

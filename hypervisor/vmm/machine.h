@@ -93,6 +93,10 @@ class Machine final : public ControlTarget,
         kvm_clock_data clock;
         std::vector<VcpuState> vcpus;
     };
+    struct StandingTime {  // of a clone: what it goes on from
+        kvm_clock_data clock;
+        std::vector<VcpuTime> vcpus;
+    };
     struct WaitingDoorbell {
         GuestAddress address;
         int eventfd;
@@ -117,6 +121,7 @@ class Machine final : public ControlTarget,
     bool wait_for_go();
     void give_go();
     spore::Status build_clone();
+    spore::Status rewind_time();
     void began();
     bool is_waiting() const { return go_ && !has_run_; }
     bool is_beginning() const { return begun_ && !has_run_; }
@@ -171,6 +176,7 @@ class Machine final : public ControlTarget,
     std::vector<std::unique_ptr<VcpuThread>> threads_;
 
     std::unique_ptr<SavedCpus> saved_cpus_;
+    StandingTime standing_time_;
     std::vector<WaitingDoorbell> waiting_doorbells_;  // assigned before there was a VM
     StageTimer* stages_ = nullptr;
     std::function<void()> on_first_run_;

@@ -106,6 +106,8 @@ spore::Status Machine::write_snapshot(const std::string& directory,
                         "snapshot directory '" + directory + "': holds a snapshot already");
     }
     auto write = [&]() -> spore::Status {
+        if (is_waiting() && !begun_)
+            TRY(rewind_time());
         auto state = TRY(save_state(carry));
         TRY(save_disks(directory));
         state.memory.image = TRY(write_memory_image(memory_, directory + "/" + kMemoryFile));

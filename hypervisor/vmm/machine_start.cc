@@ -46,6 +46,13 @@ bool Machine::begin_clone(VcpuThread& first) {
         });
         if (!wait_for_go())
             return false;
+        if (auto rewound = rewind_time(); !rewound) {
+            loop_.post([this, error = std::move(rewound).error()] {
+                end({VmExit::Reason::host_error, error.message});
+            });
+            return false;
+        }
+        stages_->mark("rewind_time");
     }
     loop_.post([this] { began(); });
     return true;
@@ -104,6 +111,9 @@ spore::Status Machine::build_clone() {
     stages_->mark("create_vcpus");
     TRY(vm_->set_clock(saved->clock));
     TRY(load_vcpus(vcpus_, saved->vcpus));
+    standing_time_.clock = saved->clock;
+    for (const VcpuState& vcpu : saved->vcpus)
+        standing_time_.vcpus.push_back(time_of(vcpu));
     stages_->mark("load_vcpus");
     for (const WaitingDoorbell& doorbell : std::exchange(waiting_doorbells_, {}))
         TRY(vm_->add_doorbell(doorbell.address, doorbell.eventfd));
@@ -111,6 +121,13 @@ spore::Status Machine::build_clone() {
     attach_threads(1);
     built_monotonic_ns_ = monotonic_ns();
     return {};
+}
+
+// KVM's clocks run from when they are set. A clone that has been parked since (for an hour, maybe)
+// is to find the time at which the snapshot was made, like any other.
+spore::Status Machine::rewind_time() {
+    TRY(rewind_vcpus(vcpus_, standing_time_.vcpus));
+    return vm_->set_clock(standing_time_.clock);
 }
 
 }  // namespace spore

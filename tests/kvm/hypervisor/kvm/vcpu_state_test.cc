@@ -151,6 +151,37 @@ TEST_F(VcpuStateTest, KeepsTheTscsOfSeveralInStep) {
     EXPECT_EQ(*target.vcpus[3].tsc_offset(), first + 1'000'000);
 }
 
+TEST_F(VcpuStateTest, PutsBackTheTimeThatAMachineWaited) {
+    TestGuest source(2);
+    if (!offsets_tsc(source))
+        GTEST_SKIP() << kNoOffset;
+    std::vector<VcpuState> states = {save(source, 0), save(source, 1)};
+    constexpr uint64_t kFarAway = uint64_t{1} << 62;
+    for (VcpuState& state : states) {
+        state.lapic.regs[0x322] = 4;  // LVT timer: TSC-deadline, vector 0x20, not masked
+        state.lapic.regs[0x321] = 0;
+        state.lapic.regs[0x320] = 0x20;
+        for (kvm_msr_entry& entry : state.msrs)
+            entry.data = entry.index == kMsrTscDeadline ? kFarAway : entry.data;
+    }
+    std::vector<VcpuTime> times = {time_of(states[0]), time_of(states[1])};
+    EXPECT_EQ(times[0].tsc_deadline, kFarAway);
+    TestGuest target(2);
+    must(load_vcpus(target.vcpus, states));
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    auto begin = std::chrono::steady_clock::now();
+    must(rewind_vcpus(target.vcpus, times));
+    auto after = save(target, 0);
+    auto elapsed = std::chrono::steady_clock::now() - begin;
+    double microseconds = std::chrono::duration<double, std::micro>(elapsed).count();
+    ASSERT_LT(microseconds, 100'000) << "too busy a host to tell";
+    EXPECT_GE(msr(after, kMsrTsc), times[0].tsc);
+    EXPECT_LT(static_cast<double>(msr(after, kMsrTsc) - times[0].tsc),
+              (microseconds + 1000) * after.tsc_khz / 1000);
+    EXPECT_EQ(msr(after, kMsrTscDeadline), kFarAway);
+    EXPECT_EQ(target.vcpus[0].tsc_offset(), target.vcpus[1].tsc_offset()) << "still in step";
+}
+
 TEST_F(VcpuStateTest, RefusesAStateForAnotherNumberOfVcpus) {
     TestGuest source, target(2);
     std::vector<VcpuState> states = {save(source)};
