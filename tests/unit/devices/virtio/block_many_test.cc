@@ -10,6 +10,13 @@ namespace {
 using test::Buffer;
 using test::Bytes;
 
+Bytes sector_of(uint64_t number) {
+    Bytes sector(512);
+    for (size_t index = 0; index < sector.size(); index++)
+        sector[index] = static_cast<std::byte>(number * 31 + index * (number | 1));
+    return sector;
+}
+
 // Adds `count` reads of one sector each to a queue, each with one buffer for data and status.
 struct ManyReads {
     std::map<uint16_t, std::pair<uint64_t, Buffer>> sent;
@@ -128,6 +135,77 @@ TEST_F(BlockManyTest, QuiesceDrainsAndResumeGoesOn) {
         return reads[0].right + reads[1].right + reads[2].right == 330;
     }));
     EXPECT_EQ(reads[0].wrong + reads[1].wrong + reads[2].wrong, 0u);
+}
+
+// Writes, flushes, discards and reads in flight at a quiesce, on one queue: every one is answered
+// once, by the device that had taken it or by the one that goes on, and the disk has what was
+// written.
+TEST_F(BlockManyTest, LosesAndRepeatsNothingFromOneDeviceToTheNext) {
+    BlockConfig config;
+    config.path = make_file("disk", model);
+    start(config);
+    std::map<uint16_t, Buffer> waiting;  // status bytes, by head
+    Bytes expected = model;
+    auto add = [&](std::vector<Buffer> buffers) {
+        Buffer status = driver().writable(1);
+        buffers.push_back(status);
+        waiting[driver().add(buffers)] = status;
+    };
+    unsigned answered = 0, twice = 0, bad = 0;
+    auto take_answers = [&] {
+        while (auto used = driver().take_used()) {
+            auto node = waiting.extract(static_cast<uint16_t>(used->head));
+            answered++;
+            twice += node.empty();
+            bad += !node.empty() && driver().contents(node.mapped())[0] != std::byte{0};
+        }
+    };
+    // Sectors 0 to 63 are written once each; 64 to 127 are discarded by eight.
+    auto add_round = [&](uint64_t first) {
+        for (uint64_t sector = first; sector < first + 16; sector++) {
+            Bytes data = sector_of(sector);
+            std::ranges::copy(data, expected.begin() + static_cast<ptrdiff_t>(sector * 512));
+            add({header(VIRTIO_BLK_T_OUT, sector), driver().readable(data)});
+        }
+        add({header(VIRTIO_BLK_T_FLUSH)});
+        virtio_blk_discard_write_zeroes range = {64 + first, 16, 0};
+        std::ranges::fill(std::span(expected).subspan((64 + first) * 512, 16 * 512), std::byte{0});
+        add({header(VIRTIO_BLK_T_DISCARD), driver().readable(test::bytes_of(range))});
+    };
+    unsigned handed_on = 0;
+    for (uint64_t round = 0; round < 4; round++) {
+        add_round(round * 16);
+        device->kick();
+        unsigned before = answered;
+        bool quiet = false;
+        device->quiesce([&] { quiet = true; });
+        add({header(VIRTIO_BLK_T_FLUSH)});  // after the device has looked for the last time
+        ASSERT_TRUE(until([&] { return quiet; }));
+        take_answers();
+        EXPECT_GT(answered, before);
+        handed_on += static_cast<unsigned>(waiting.size());
+        QueueState state = device->queues()[0].state();
+        uint64_t features = device->features();
+        reset();
+        device.reset();
+        auto made = VirtioBlock::create(memory, *loop, config);
+        ASSERT_TRUE(made.has_value()) << made.error().message;
+        device = std::move(*made);
+        device->attach(&line);
+        ASSERT_TRUE(device->restore(features, std::span(&state, 1)).has_value());
+        device->resume();
+    }
+    ASSERT_TRUE(until([&] {
+        take_answers();
+        return waiting.empty();
+    }));
+    settle();
+    EXPECT_EQ(driver().used_index(), 4 * 19);
+    EXPECT_EQ(answered, 4u * 19);
+    EXPECT_EQ(twice, 0u);
+    EXPECT_EQ(bad, 0u);
+    EXPECT_GE(handed_on, 4u) << "none was left for the next device: nothing was tested";
+    EXPECT_EQ(file_content("disk"), expected);
 }
 
 }  // namespace
