@@ -19,6 +19,8 @@ Machine::Machine(EventLoop& loop, MachineConfig config, Serial::Sink console, On
 Machine::~Machine() {
     state_ = RunState::ended;
     quitting_ = true;
+    joined_ = true;
+    joined_.notify_all();
     if (is_waiting() && !begun_)
         give_go();
     // The loop is stopped: a vCPU that waits for it (EventLoop::call) gets its no.

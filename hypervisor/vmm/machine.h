@@ -146,6 +146,7 @@ class Machine final : public ControlTarget,
     void end(const VmExit& exit);
 
     // ExitHandler, on vCPU threads
+    void was_in_guest() override;
     void io_read(uint16_t port, std::span<std::byte> bytes) override;
     void io_write(uint16_t port, std::span<const std::byte> bytes) override;
     void mmio_read(GuestAddress address, std::span<std::byte> bytes) override;
@@ -191,6 +192,7 @@ class Machine final : public ControlTarget,
     std::atomic<bool> begun_ = false;          // it has had its go
     std::atomic<bool> quitting_ = false;       // the go is that of the end
     bool has_run_ = false;                     // the devices have been resumed since
+    std::atomic<bool> joined_ = false;         // the same, for the first vCPU; or it is to end
     std::atomic<uint32_t> vcpus_running_ = 0;  // while parking: those not out yet
     uint32_t devices_running_ = 0;             // while quiescing
     MadeFiles made_files_;                     // see keep_files()

@@ -78,14 +78,21 @@ void Machine::give_go() {
         end({VmExit::Reason::host_error, "the clone's go cannot be given"});
 }
 
-// On the loop thread, when the first vCPU runs already: the rest of the machine joins it. To the
-// guest its devices were a little slow.
+// The first vCPU goes no further than its first exit before the loop has resumed the devices: where
+// many clones begin at once, their guests would keep the loops from that.
+void Machine::was_in_guest() {
+    joined_.wait(false);
+}
+
+// On the loop thread, when the first vCPU runs already: the rest of the machine joins it.
 void Machine::began() {
     if (state_ == RunState::ended)
         return;
     has_run_ = true;
     state_ = RunState::paused;
     run();
+    joined_ = true;
+    joined_.notify_all();
     if (on_started_)
         std::exchange(on_started_, nullptr)({});
     for (Done& waiter : std::exchange(resume_waiters_, {}))

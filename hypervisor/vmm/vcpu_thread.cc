@@ -165,6 +165,7 @@ void VcpuThread::run_until_kicked() {
                 first_exit_ns_ = monotonic_ns();
             if (!restrict())
                 return;
+            handler_.was_in_guest();
         }
         if (error == EINTR || error == EAGAIN)
             continue;

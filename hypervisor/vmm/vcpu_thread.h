@@ -23,6 +23,9 @@ class ExitHandler {
     virtual void io_write(uint16_t port, std::span<const std::byte> bytes) = 0;
     virtual void mmio_read(GuestAddress address, std::span<std::byte> bytes) = 0;
     virtual void mmio_write(GuestAddress address, std::span<const std::byte> bytes) = 0;
+    // KVM_RUN has returned for the first time on a thread that had something to do First; nothing
+    // of it has been looked at yet.
+    virtual void was_in_guest() {}
 };
 
 // Made parked. While it is parked, its Vcpu may be used by the thread that drives it. All calls
