@@ -108,9 +108,10 @@ def memory(world):
         found[f'{name} own'] = rollup['Private_Dirty']
     kernel = fields('/proc/meminfo')
     found['keeper log'] = os.path.getsize(os.path.join(world.home, 'pools', TEMPLATE, 'keeper.log'))
-    # Programs' own memory is looked at one by one above, those of others are nobody's concern here.
+    # Programs' own memory is looked at one by one above, files in memory are counted as files: those of
+    # others are nobody's concern here.
     found['kernel memory not available'] = \
-        kernel['MemTotal'] - kernel['MemAvailable'] - kernel['AnonPages']
+        kernel['MemTotal'] - kernel['MemAvailable'] - kernel['AnonPages'] - kernel['Shmem']
     for name in ('SUnreclaim', 'KernelStack', 'PageTables', 'Percpu'):
         found[f'kernel {name}'] = kernel[name]
     return found

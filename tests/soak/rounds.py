@@ -77,7 +77,8 @@ def report(samples, sources, done, seconds):
     first, last = samples[0], samples[-1]
     for name in first:
         if not name.startswith('slab '):
-            print(f'     {name}: {first[name] / 1024:.0f} KiB, {(last[name] - first[name]) / 1024:+.0f}')
+            steps = ' '.join(f'{(sample[name] - first[name]) / 1024:+.0f}' for sample in samples[1:])
+            print(f'     {name}: {first[name] / 1024:.0f} KiB, {steps}')
     grown = sorted(((last.get(name, 0) - first[name], name) for name in first
                     if name.startswith('slab ')), reverse=True)
     print('     most grown: ' + ', '.join(f'{name[5:]} {count:+}' for count, name in grown[:5]),
