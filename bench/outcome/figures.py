@@ -33,6 +33,8 @@ FIGURES = (
            'floor', 3, '<= 3 x floor'),
     Figure('ready_4gib', HERE, 'ready path, 4 GiB by 128 MiB', ('ready/4096', P50),
            ('ready/128', P50), 'spore', 1.1, '<= 1.1'),
+    Figure('parked_4gib', HERE, 'parked clone, 4 GiB by 128 MiB', ('parked/4096', P50),
+           ('parked/128', P50), 'spore', 1.1, '<= 1.1'),
     Figure('cold_4gib', HERE, 'cold path, 4 GiB by 128 MiB', ('cold/4096', P50),
            ('cold/128', P50), 'spore', 1.1, '<= 1.1'),
     Figure('ready_500th', HERE, 'ready path, last of many by first', ('ready_many_alive/128', P50),
