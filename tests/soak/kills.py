@@ -59,7 +59,7 @@ class Kills:
     def check_aftermath(self):
         """Nobody is here but who should be, and nothing lies about once it was looked for."""
         world = self.world
-        listed = {each['id']: each['state'] for each in world.json('list')}
+        listed = self.states()
         check(listed == dict.fromkeys(BYSTANDERS, 'running'), f'spore list says {listed}')
         check(world.names('sandboxes') == sorted(BYSTANDERS), f'{world.names("sandboxes")}')
         world.json('template', 'list')
@@ -72,6 +72,9 @@ class Kills:
                    f'{disks} disks')
         wait_until(lambda: world.processes() == self.processes or
                    f'{dict(world.processes())}, before {dict(self.processes)}', 'the end of all others')
+
+    def states(self):
+        return {each['id']: each['state'] for each in self.world.json('list')}
 
     def name(self):
         return f'k-{self.number}'
@@ -151,7 +154,8 @@ class Kills:
     # ---- Their VMs
 
     def run_and_kill_vmm(self, kind, *words):
-        """Starts a command and kills the VM that it starts; (what it answered, its error's code)."""
+        """Starts a command and kills the VM that it starts; what it answered, and whether it was seen in
+        time to be killed."""
         known = set(self.world.pids('spore-vmm'))
         command = self.world.start(*words)
         found = set()
@@ -163,18 +167,19 @@ class Kills:
             kill(pid)
         output = command.communicate()[0]
         self.note(kind, bool(found) and was_at_work)
-        return answer_of(output, command.returncode)
+        return answer_of(output, command.returncode)[0], bool(found)
 
     def kill_vmm_of_creator(self):
         world, name = self.world, self.name()
-        made, _ = self.run_and_kill_vmm('VM of a creator', 'create', name, '--template', TEMPLATE, '--cold')
-        listed = {each['id']: each['state'] for each in world.json('list')}
-        if made:  # killed after it was handed over, or about to be
-            wait_until(lambda: {each['id']: each['state'] for each in world.json('list')}
-                       .get(name) == 'dead', 'its death to be seen')
+        made, killed = self.run_and_kill_vmm('VM of a creator', 'create', name, '--template', TEMPLATE, '--cold')
+        check(made or killed, 'create failed, though nobody was killed')
+        if made:  # too late, or just after it was handed over
+            expected = 'dead' if killed else 'running'
+            wait_until(lambda: self.states().get(name) == expected or str(self.states()),
+                       f'{name} to be {expected}')
             world.run('destroy', name)
         else:
-            check(name not in listed, f'create failed, and there is {listed}')
+            check(name not in self.states(), f'create failed, and there is {self.states()}')
         self.works_again(name, '--cold')
 
     def kill_vmm_of_template(self):
