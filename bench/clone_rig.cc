@@ -161,7 +161,7 @@ Result<Clone> CloneRig::start(Path path, unsigned memory_mib, bool with_stages) 
 Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot, bool with_stages) {
     TemplateInfo source;
     source.directory = snapshot;
-    source.rootfs = base();
+    source.base = base();
     Clone clone;
     clone.directory = home_.sandboxes() / ("c-" + std::to_string(next_++));
     clone.begun_ns = monotonic_ns();

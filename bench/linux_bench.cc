@@ -220,6 +220,9 @@ Result<std::string> copy_disk(const Image& image, const std::string& to) {
     std::error_code error;
     std::filesystem::copy_file(image.rootfs, to, std::filesystem::copy_options::overwrite_existing,
                                error);
+    if (!error)  // the image's is read-only
+        std::filesystem::permissions(to, std::filesystem::perms::owner_write,
+                                     std::filesystem::perm_options::add, error);
     if (error)
         return fail(Code::unavailable, to + ": " + error.message());
     return to;

@@ -47,7 +47,7 @@ Result<WaitingClones> WaitingClones::create(const std::filesystem::path& source,
                                             std::filesystem::path directory) {
     TemplateInfo info;
     info.directory = source;
-    info.rootfs = base;
+    info.base = base;
     std::filesystem::create_directories(directory);
     auto spot = CgroupSpot::make(directory);
     WaitingClones made(TRY(Zygote::start(info, directory, soon(), &spot)));

@@ -153,6 +153,13 @@ inline constexpr uint32_t kEntropyBytesMax = 512;
 // Serialized state of a snapshot (without memory): 16 vCPUs at about 20 KiB and 31 devices.
 inline constexpr uint64_t kSnapshotStateBytesMax = 4 * kMiB;
 
+// A template's checksums: 8 bytes for each 2 MiB of the largest memory, disk and base there may be.
+inline constexpr uint64_t kChecksumsBytesMax = 512 * kMiB;
+static_assert(kChecksumsBytesMax >
+              (kMemoryBytesMax + 2 * kLayeredDiskBytesMax) / (2 * kMiB) * sizeof(uint64_t));
+// Files that a template's seal is about: its memory, and its disks' layers.
+inline constexpr uint32_t kSealedFilesMax = 8;
+
 // Threads of one jailed VM (RLIMIT_NPROC): its vCPUs, and the ring's workers, at most as many as
 // entries. Of a zygote, those of all its workers together.
 inline constexpr uint64_t kVmmTasksMax = kRingEntries + 2 * kVcpusMax;

@@ -6,7 +6,6 @@
 
 #include "hypervisor/cli/commands.h"
 #include "hypervisor/sandbox/image.h"
-#include "hypervisor/sandbox/template.h"
 
 namespace spore::cli {
 
@@ -127,12 +126,7 @@ Status list_all(Context& context) {
 
 Status remove_image(const std::string& name) {
     auto home = TRY(Home::open());
-    auto image = TRY(load_image(home, name));
-    for (const TemplateInfo& made : TRY(list_templates(home))) {
-        if (made.image == name)
-            return fail(Code::unavailable, "image '" + name + "': template '" + made.name +
-                                               "' has its disk on it; remove that first");
-    }
+    TRY(load_image(home, name));  // templates made from it have all they need
     return remove_tree(home.images() / name);
 }
 
@@ -164,7 +158,8 @@ void add_image(CLI::App& app, Context& context) {
     });
 
     auto removed = std::make_shared<std::string>();
-    CLI::App* remove = group->add_subcommand("remove", "delete an image no template needs");
+    CLI::App* remove =
+        group->add_subcommand("remove", "delete an image; templates made from it stay");
     remove->add_option("name", *removed, "the image's name")->required();
     on_chosen(remove, context, [removed] { return remove_image(*removed); });
 }

@@ -2,10 +2,11 @@
 
 #include "hypervisor/sandbox/sandbox.h"
 
-#include "hypervisor/jail/cgroup.h"
-#include "hypervisor/sandbox/vmm_client.h"
+#include <optional>
 
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/jail/cgroup.h"
+#include "hypervisor/sandbox/vmm_client.h"
 
 namespace spore::cli {
 
@@ -78,8 +79,16 @@ Status create(Context& context, CreateOptions& options) {
     options.spec.environment = TRY(parse_pairs("env", options.environment));
     options.spec.labels = TRY(parse_pairs("label", options.labels));
     options.spec.limit = TRY(parse_duration("timeout", options.limit));
+    std::optional<ProgressLine> line;
+    options.spec.progress = [&](const std::string& text) {
+        if (!line)
+            line.emplace(context.globals);
+        line->show(text);
+    };
     auto home = TRY(Home::open());
-    auto created = TRY(create_sandbox(home, options.spec));
+    auto made = create_sandbox(home, options.spec);
+    line.reset();
+    auto created = TRY(std::move(made));
     if (!context.globals.json) {
         std::printf("%s\n", created.info.record.id.c_str());
         return {};

@@ -1,8 +1,7 @@
 // spore template create|list|inspect|remove|verify
 
-#include "hypervisor/sandbox/template.h"
-
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/sandbox/template_check.h"
 #include "hypervisor/vmm/config.h"
 
 namespace spore::cli {
@@ -68,6 +67,25 @@ Status list_all(Context& context) {
     return {};
 }
 
+Status verify_one(Context& context, const std::string& name) {
+    TemplateCheck check;
+    {
+        ProgressLine line(context.globals);
+        check = TRY(verify_template(TRY(Home::open()), name,
+                                    [&](const std::string& text) { line.show(text); }));
+    }
+    if (context.globals.json)
+        print_json({{"name", name},
+                    {"verified", true},
+                    {"sealed_anew", check.sealed_anew},
+                    {"verity", check.verity}});
+    else
+        std::printf("template %s: all checksums match%s%s\n", name.c_str(),
+                    check.sealed_anew ? ", sealed anew" : "",
+                    check.verity ? ", the kernel checks what is read (fs-verity)" : "");
+    return {};
+}
+
 }  // namespace
 
 void add_template(CLI::App& app, Context& context) {
@@ -110,14 +128,7 @@ void add_template(CLI::App& app, Context& context) {
 
     CLI::App* verify = group->add_subcommand("verify", "check every checksum of a template");
     verify->add_option("name", *name, "the template's name")->required();
-    on_chosen(verify, context, [&context, name]() -> Status {
-        TRY(verify_template(TRY(Home::open()), *name));
-        if (context.globals.json)
-            print_json({{"name", *name}, {"verified", true}});
-        else
-            std::printf("template %s: all checksums match\n", name->c_str());
-        return {};
-    });
+    on_chosen(verify, context, [&context, name]() -> Status { return verify_one(context, *name); });
 }
 
 }  // namespace spore::cli

@@ -16,6 +16,7 @@
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/handover.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
+#include "hypervisor/sandbox/template_check.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/snapshot/state.h"
 
@@ -61,6 +62,7 @@ Result<UniqueFd> bind_socket(const std::string& path, int type) {
 Result<PoolKeeper> PoolKeeper::begin(const Home& home, const PoolSpec& spec) {
     PoolKeeper keeper(home);
     keeper.spec_ = spec;
+    keeper.template_lock_ = TRY(TemplateLock::share(home, spec.template_name));
     keeper.template_ = TRY(load_template(home, spec.template_name));
     keeper.directory_ = home.pools() / spec.template_name;
     auto patience = Clock::now() + kClearingLimit;
@@ -109,7 +111,16 @@ PoolKeeper::~PoolKeeper() {
 Status PoolKeeper::start_zygote(Deadline deadline) {
     end_zygote();
     auto spot = CgroupSpot::make(directory_);
-    zygote_ = TRY(Zygote::start(template_, directory_, deadline, &spot));
+    auto quietly = [](const std::string&) {};
+    // Once for all clones, and on no request's path: all of the template is compared.
+    if (!verified_) {
+        TRY(verify_template(home_, spec_.template_name, quietly));
+        verified_ = true;
+        deadline = std::max(deadline, Clock::now() + kWorkerLimit);
+    }
+    zygote_ = TRY(start_sealed(home_, spec_.template_name, quietly, [&] {
+        return Zygote::start(template_, directory_, deadline, &spot);
+    }));
     return {};
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "hypervisor/sandbox/pool_directory.h"
+#include "hypervisor/sandbox/template_lock.h"
 #include "hypervisor/sandbox/zygote.h"
 
 namespace spore {
@@ -48,11 +49,13 @@ class PoolKeeper {
 
     Home home_;
     PoolSpec spec_;
+    std::optional<TemplateLock> template_lock_;  // while there is a pool
     TemplateInfo template_;
     std::filesystem::path directory_;
     std::optional<KeeperLock> lock_;
     UniqueFd watch_;  // inotify: a directory was moved away
     UniqueFd lease_read_, lease_write_;
+    bool verified_ = false;  // the template's files
     std::optional<Zygote> zygote_;
     std::map<std::string, Waiting> waiting_;  // by directory
     int behind_request_ms_ = 0;               // see kBehindRequestMs

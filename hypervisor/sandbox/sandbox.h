@@ -21,7 +21,8 @@ struct SandboxSpec {
     std::string owner;
     bool cold = false;                        // take none of the template's pool
     bool stage_times = false;                 // note where the time goes
-    std::chrono::milliseconds limit{60'000};  // for all of it
+    std::chrono::milliseconds limit{60'000};  // for all of it, but for checking a template's files
+    Progress progress = [](const std::string&) {};  // of that check, where it is due
 };
 
 // From the request's arrival, in µs; shared/design.md, Restore. 0: not reached or not measured.

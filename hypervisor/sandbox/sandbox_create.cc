@@ -13,6 +13,8 @@
 #include "hypervisor/sandbox/host_mark.h"
 #include "hypervisor/sandbox/sandbox.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
+#include "hypervisor/sandbox/template_check.h"
+#include "hypervisor/sandbox/template_lock.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/zygote.h"
 #include "hypervisor/snapshot/state.h"
@@ -123,6 +125,7 @@ class Creation {
     }
 
     Status start_cold() {
+        template_lock_ = TRY(TemplateLock::share(home_, spec_.template_name));
         auto source = TRY(load_template(home_, spec_.template_name));
         agent_state_ = source.agent;
         stages_.mark("template");
@@ -139,13 +142,24 @@ class Creation {
         bool cpu_checked = has_run_here(source.directory);
         if (cpu_checked)
             arguments.push_back("--cpu-checked");
+        auto program = TRY(Home::program("spore-vmm"));
         auto spot = CgroupSpot::make(directory_);
         stages_.mark("cgroup");
-        process_ = TRY(start_vmm(TRY(Home::program("spore-vmm")), arguments, directory_,
-                                 directory_ / "vmm.log", deadline_, -1, &spot));
+        process_ = TRY(start_sealed(home_, spec_.template_name, check_progress(), [&] {
+            return start_vmm(program, arguments, directory_, directory_ / "vmm.log", deadline_, -1,
+                             &spot);
+        }));
         if (!cpu_checked)
             TRY(note_run_here(source.directory));
         return {};
+    }
+
+    // Comparing gigabytes is not what the deadline is for.
+    Progress check_progress() {
+        return [this](const std::string& text) {
+            deadline_ = std::max(deadline_, Clock::now() + spec_.limit);
+            spec_.progress(text);
+        };
     }
 
     Status take_name() {
@@ -202,6 +216,7 @@ class Creation {
     StageTimer stages_;
     stdfs::path directory_;
     std::optional<DirectoryLock> lock_;
+    std::optional<TemplateLock> template_lock_;  // of a cold one, until it has its record
     std::optional<AgentCarried> agent_state_;
     ProcessIdentity process_;
     CloneSource source_ = CloneSource::cold;

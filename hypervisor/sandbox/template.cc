@@ -5,13 +5,17 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/pool.h"
 #include "hypervisor/sandbox/record.h"
+#include "hypervisor/sandbox/template_files.h"
+#include "hypervisor/sandbox/template_lock.h"
 #include "hypervisor/sandbox/template_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/vmm_process.h"
-#include "hypervisor/snapshot/verify.h"
 
 namespace spore {
 
@@ -21,66 +25,11 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr int kTemplateFormat = 1;
+// 1 named the image's disk instead of having a base of its own; it is not read any more, since what
+// its disk's layers begin with may have been replaced.
+constexpr int kTemplateFormat = 2;
 // The disk's top while the template boots; its content is in the snapshot afterwards.
 constexpr const char* kBuildDisk = "disk.building";
-
-// A template in the making: its directories and its VM go if it does not get finished.
-class Draft {
-  public:
-    static Result<Draft> begin(const Home& home, const std::string& name) {
-        TRY(clear_template_remains(home));
-        // Before it is locked, another may take it for what is left of a dead process's.
-        constexpr int kTries = 100;
-        for (int tries = 0; tries < kTries; tries++) {
-            Draft draft;
-            draft.directory_ =
-                home.templates() / (kMakingTemplate + name + TRY(random_name()).substr(2));
-            draft.run_ = draft.directory_ / kTemplateRun;
-            TRY(make_directory(draft.directory_));
-            draft.lock_ = DirectoryLock::take(draft.directory_);
-            if (!draft.lock_ || !draft.lock_->holds(draft.directory_))
-                continue;
-            TRY(make_directory(draft.run_));
-            return draft;
-        }
-        return fail(Code::unavailable, home.templates().string() + ": others clear every draft");
-    }
-    Draft(Draft&& other) noexcept
-        : vmm(std::exchange(other.vmm, {})),
-          lock_(std::move(other.lock_)),
-          directory_(std::exchange(other.directory_, {})),
-          run_(std::exchange(other.run_, {})) {}
-    Draft& operator=(Draft&&) = delete;
-    ~Draft() {
-        (void)kill_process(vmm, Clock::now() + std::chrono::seconds(10));
-        for (const stdfs::path& path : {directory_, run_}) {
-            if (!path.empty())
-                (void)remove_tree(path);
-        }
-    }
-
-    const stdfs::path& directory() const { return directory_; }
-    const stdfs::path& run() const { return run_; }
-
-    // The finished directory takes its name; only one of two at once can win.
-    Status publish(const Home& home, const std::string& name) {
-        TRY(remove_tree(run_));
-        stdfs::path target = home.templates() / name;
-        if (::rename(directory_.c_str(), target.c_str()) != 0)
-            return fail_errno("template '" + name + "'", errno == ENOTEMPTY ? EEXIST : errno);
-        directory_.clear();
-        return {};
-    }
-
-    ProcessIdentity vmm;
-
-  private:
-    Draft() = default;
-    std::optional<DirectoryLock> lock_;
-    stdfs::path directory_;
-    stdfs::path run_;
-};
 
 struct BootFiles {
     stdfs::path kernel;
@@ -98,9 +47,8 @@ Result<BootFiles> boot_files(const Image& image, const std::string& kernel) {
     return BootFiles{kernel, TRY(std::move(other)).initramfs};
 }
 
-std::vector<std::string> vmm_arguments(const TemplateSpec& spec, const Image& image,
-                                       const BootFiles& files, const Draft& draft) {
-    uint64_t disk_bytes = std::max(spec.disk_bytes, image.rootfs_bytes);
+std::vector<std::string> vmm_arguments(const TemplateSpec& spec, uint64_t disk_bytes,
+                                       const BootFiles& files, const TemplateDraft& draft) {
     return {"--kernel",
             files.kernel.string(),
             "--initrd",
@@ -115,8 +63,8 @@ std::vector<std::string> vmm_arguments(const TemplateSpec& spec, const Image& im
             "--cpu-template",
             spec.cpu_template,
             "--disk",
-            (draft.directory() / kBuildDisk).string() + ",layer=" + image.rootfs.string() +
-                ",size=" + std::to_string(disk_bytes),
+            (draft.directory() / kBuildDisk).string() + ",layer=" +
+                (draft.directory() / kBaseFile).string() + ",size=" + std::to_string(disk_bytes),
             "--vsock",
             kVsockName,
             "--control",
@@ -164,6 +112,18 @@ Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress&
     return {};
 }
 
+// Of the document without this field, as dump() writes it: a flipped bit is no other template.
+constexpr const char* kChecksum = "xxh3_64";
+
+std::string checksum_of(json document) {
+    document.erase(kChecksum);
+    std::string text = document.dump();
+    char digits[17];
+    std::snprintf(digits, sizeof(digits), "%016llx",
+                  static_cast<unsigned long long>(XXH3_64bits(text.data(), text.size())));
+    return digits;
+}
+
 json to_json(const TemplateInfo& info) {
     json document = {{"format", kTemplateFormat},
                      {"name", info.name},
@@ -179,6 +139,7 @@ json to_json(const TemplateInfo& info) {
     if (info.agent)
         document["agent"] = {{"protocol", info.agent->protocol},
                              {"last_stream", info.agent->last_stream}};
+    document[kChecksum] = checksum_of(document);
     return document;
 }
 
@@ -210,11 +171,17 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     auto image = TRY(load_image(home, spec.image));
     auto files = TRY(boot_files(image, spec.kernel));
     auto program = TRY(Home::program("spore-vmm"));
-    auto draft = TRY(Draft::begin(home, spec.name));
+    auto draft = TRY(TemplateDraft::begin(home, spec.name));
+    TRY(draft.take_base(image.rootfs, progress));
+    std::error_code error;
+    uint64_t base_bytes = stdfs::file_size(draft.directory() / kBaseFile, error);
+    if (error)
+        return fail_errno((draft.directory() / kBaseFile).string(), error.value());
+    uint64_t disk_bytes = std::max(spec.disk_bytes, base_bytes);
 
     progress("booting " + spec.kernel + " kernel");
     auto boot_deadline = Clock::now() + spec.boot_limit;
-    draft.vmm = TRY(start_vmm(program, vmm_arguments(spec, image, files, draft), draft.run(),
+    draft.vmm = TRY(start_vmm(program, vmm_arguments(spec, disk_bytes, files, draft), draft.run(),
                               draft.directory() / "vmm.log", boot_deadline));
     auto connected = connect_agent(draft.run(), boot_deadline);
     if (!connected)
@@ -245,11 +212,11 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     info.agent_version = agent.info().version;
     info.memory_bytes = spec.memory_bytes;
     info.cpus = spec.cpus;
-    info.disk_bytes = std::max(spec.disk_bytes, image.rootfs_bytes);
+    info.disk_bytes = disk_bytes;
     info.prepare = spec.prepare;
     info.agent = agent.carry();
     TRY(write_text(draft.directory() / "template.json", to_json(info).dump(2) + "\n"));
-    TRY(draft.publish(home, spec.name));
+    TRY(draft.publish(home, spec.name, progress));
     return load_template(home, spec.name);
 }
 
@@ -273,6 +240,8 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
         return fail(Code::version_mismatch, "template '" + name + "': format " +
                                                 std::to_string(format) + ", this Spore reads " +
                                                 std::to_string(kTemplateFormat));
+    if (!document.contains(kChecksum) || document[kChecksum] != checksum_of(document))
+        return corrupt("checksum does not match");
     TemplateInfo info;
     try {  // nlohmann's only way to say that a field is of another type
         info.image = document.at("image").get<std::string>();
@@ -292,7 +261,8 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
     }
     info.name = name;
     info.directory = directory;
-    info.rootfs = TRY(load_image(home, info.image)).rootfs;
+    info.base = directory / kBaseFile;
+    info.sealed = true;
     info.memory_image_bytes = allocated_bytes(directory / "memory.img");
     info.disk_layer_bytes = allocated_bytes(directory / "disk-0.img");
     return info;
@@ -316,8 +286,7 @@ Result<std::vector<TemplateInfo>> list_templates(const Home& home) {
 
 namespace {
 
-// Whether no sandbox is a clone of it. Those in the making have no record yet: their VMM has opened
-// the files by then, or will say that they are not there.
+// Whether no sandbox is a clone of it, and none waits to be one.
 Status check_unused(const Home& home, const std::string& name) {
     if (has_pool(home, name))
         return fail(Code::unavailable, "template '" + name + "': clones of it wait in its pool; " +
@@ -336,28 +305,20 @@ Status check_unused(const Home& home, const std::string& name) {
 
 Status remove_template(const Home& home, const std::string& name) {
     TRY(check_name("template", name));
+    TRY(clear_template_remains(home));
     stdfs::path directory = home.templates() / name;
     if (!stdfs::exists(directory / "template.json"))
         return fail(Code::not_found,
                     "template '" + name + "': there is none in " + home.templates().string());
     TRY(check_unused(home, name));
-    auto lock = DirectoryLock::take(directory);
-    if (!lock)
-        return fail(Code::unavailable, "template '" + name + "': is being made or removed");
+    auto lock = TRY(TemplateLock::own(home, name));
+    TRY(check_unused(home, name));  // made meanwhile
     // Out of sight in one step: nobody can start from half of it.
     stdfs::path doomed =
         home.templates() / (kRemovingTemplate + name + TRY(random_name()).substr(2));
     if (::rename(directory.c_str(), doomed.c_str()) != 0)
         return fail_errno(directory.string());
     return remove_tree(doomed);
-}
-
-Status verify_template(const Home& home, const std::string& name) {
-    auto info = TRY(load_template(home, name));
-    auto verified = verify_snapshot(info.directory);
-    if (!verified)
-        return std::unexpected(std::move(verified).error().within("template '" + name + "'"));
-    return {};
 }
 
 }  // namespace spore

@@ -40,7 +40,8 @@ struct TemplateInfo {
     std::filesystem::path directory;
     // The connection to the agent that its clones have; none in templates of Spore 0.1.
     std::optional<AgentCarried> agent;
-    std::filesystem::path rootfs;  // what the disk's layers begin with
+    std::filesystem::path base;  // what the disk's layers begin with
+    bool sealed = false;         // published: its files must be what its seal says
 };
 
 // Says what is going on, for people: "booting stock kernel", a line of a prepare command's output.
@@ -51,13 +52,11 @@ using Progress = std::function<void(const std::string&)>;
 // command failed, with its exit status).
 Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
                                      const Progress& progress);
-// Errors: not_found, corrupt, version_mismatch.
+// Errors: not_found, corrupt, version_mismatch. What it reads is checked; see template_check.h.
 Result<TemplateInfo> load_template(const Home& home, const std::string& name);
 Result<std::vector<TemplateInfo>> list_templates(const Home& home);
-// Refused (unavailable) while sandboxes made from it live. Errors: not_found.
+// Refused (unavailable) while sandboxes made from it live or are being made. Errors: not_found.
 Status remove_template(const Home& home, const std::string& name);
-// Reads everything and checks every checksum. Errors: corrupt, naming what.
-Status verify_template(const Home& home, const std::string& name);
 
 // The time now as RFC 3339, UTC, in seconds.
 std::string timestamp_now();

@@ -70,10 +70,14 @@ Result<UniqueFd> make_go(const std::filesystem::path& directory) {
 }
 
 std::vector<std::string> restore_arguments(const TemplateInfo& source, const std::string& top) {
-    std::string disk = top + ",layer=" + source.rootfs.string() +
+    std::string disk = top + ",layer=" + source.base.string() +
                        ",layer=" + (source.directory / disk_layer_file(0)).string() + ":" +
                        (source.directory / disk_map_file(0)).string();
-    return {"--jail", "--restore", source.directory.string(), "--disk", disk};
+    std::vector<std::string> arguments = {"--jail", "--restore", source.directory.string(),
+                                          "--disk", disk};
+    if (source.sealed)
+        arguments.push_back("--sealed");
+    return arguments;
 }
 
 Result<Zygote> Zygote::start(const TemplateInfo& source, const std::filesystem::path& directory,

@@ -28,7 +28,7 @@ namespace spore {
 
 // Raised with every change that an older reader would misread; golden files of each in
 // tests/golden.
-inline constexpr uint32_t kSnapshotVersion = 2;
+inline constexpr uint32_t kSnapshotVersion = 3;
 inline constexpr uint32_t kSnapshotVersionMin = 1;
 
 // Wraps `payload` and writes it to a new file at `path`, synced. Errors: the host's.

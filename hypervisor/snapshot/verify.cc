@@ -6,12 +6,26 @@
 
 namespace spore {
 
-Status verify_snapshot(const std::filesystem::path& directory) {
+namespace {
+
+Status verify_memory(const std::filesystem::path& directory, const MemoryImageInfo& image,
+                     const FileChecksums* known) {
+    if (known == nullptr) {
+        auto memory = TRY(open_memory_image(directory / kMemoryFile, image.file_bytes));
+        return verify_memory_image(memory.get(), image.file_bytes, image.chunk_hashes);
+    }
+    if (known->bytes != image.file_bytes || known->chunk_hashes != image.chunk_hashes)
+        return fail(Code::corrupt, (directory / kMemoryFile).string() +
+                                       ": is not the memory that the state's checksums are of");
+    return {};
+}
+
+}  // namespace
+
+Status verify_snapshot(const std::filesystem::path& directory, const FileChecksums* memory) {
     auto payload = TRY(read_state_file(directory / kStateFile));
     auto state = TRY(decode_state(payload));
-    const MemoryImageInfo& image = state.memory.image;
-    auto memory = TRY(open_memory_image(directory / kMemoryFile, image.file_bytes));
-    TRY(verify_memory_image(memory.get(), image.file_bytes, image.chunk_hashes));
+    TRY(verify_memory(directory, state.memory.image, memory));
     size_t disk = 0;
     for (const DeviceState& device : state.devices) {
         auto* kind = std::get_if<DiskState>(&device.kind);

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "devices/block/layered_disk.h"
+#include "hypervisor/base/sparse_copy.h"
 #include "hypervisor/kvm/cpuid.h"
 #include "hypervisor/snapshot/memory_image.h"
 #include "hypervisor/snapshot/state_file.h"
@@ -17,74 +18,21 @@ namespace spore {
 
 namespace {
 
-// Bytes [start, end) through a buffer of ours.
-Status copy_bytes(int source, int target, off_t start, off_t end, const std::string& name) {
-    std::vector<std::byte> buffer(1 * limits::kMiB);
-    while (start < end) {
-        size_t most = std::min(buffer.size(), static_cast<size_t>(end - start));
-        ssize_t got = ::pread(source, buffer.data(), most, start);
-        if (got < 0)
-            return fail_errno(name + ": reading what is to be copied");
-        if (got == 0)
-            return fail(Code::internal, name + ": its source shrank while it was copied");
-        for (ssize_t done = 0; done < got;) {
-            ssize_t written = ::pwrite(target, buffer.data() + done,
-                                       static_cast<size_t>(got - done), start + done);
-            if (written < 0)
-                return fail_errno(name);
-            done += written;
-        }
-        start += got;
-    }
-    return {};
+// As a snapshot in `directory` names the file at `path`: what is beside its own files has no
+// directory, so that the whole can be moved (schema/snapshot.fbs, Layer).
+std::string name_in(const std::string& directory, const std::string& path) {
+    auto whole = std::filesystem::absolute(path).lexically_normal();
+    auto here = std::filesystem::absolute(directory + "/").lexically_normal().parent_path();
+    return whole.parent_path() == here ? whole.filename().string() : whole.string();
 }
 
-// Bytes [start, end), shared by both files where the file system can. Between file systems, and on
-// some, the kernel leaves copying to us.
-Status copy_range(int source, int target, off_t start, off_t end, const std::string& name) {
-    off_t in = start, out = start;
-    while (in < end) {
-        ssize_t copied =
-            ::copy_file_range(source, &in, target, &out, static_cast<size_t>(end - in), 0);
-        if (copied < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == EINVAL))
-            return copy_bytes(source, target, in, end, name);
-        if (copied < 0)
-            return fail_errno(name + ": copy_file_range");
-        if (copied == 0)
-            return fail(Code::internal, name + ": its source shrank while it was copied");
+DiskState relative_to(const std::string& directory, DiskState disk) {
+    for (DiskState::Layer& layer : disk.layers) {
+        layer.path = name_in(directory, layer.path);
+        if (!layer.map.empty())
+            layer.map = name_in(directory, layer.map);
     }
-    return {};
-}
-
-// The data of `from` in `to`, holes staying holes. Blocks.
-Status copy_sparse(const std::string& from, const std::string& to) {
-    UniqueFd source(::open(from.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!source)
-        return fail_errno(from);
-    struct stat status = {};
-    if (::fstat(source.get(), &status) != 0)
-        return fail_errno(from);
-    UniqueFd target(::open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!target)
-        return fail_errno(to);
-    if (::ftruncate(target.get(), status.st_size) != 0)
-        return fail_errno(to);
-    off_t position = 0;
-    while (position < status.st_size) {
-        off_t data = ::lseek(source.get(), position, SEEK_DATA);
-        if (data < 0 && errno == ENXIO)
-            break;  // nothing but a hole is left
-        if (data < 0)
-            return fail_errno(from + ": SEEK_DATA");
-        off_t end = ::lseek(source.get(), data, SEEK_HOLE);
-        if (end < 0)
-            return fail_errno(from + ": SEEK_HOLE");
-        TRY(copy_range(source.get(), target.get(), data, end, to));
-        position = end;
-    }
-    if (::fsync(target.get()) != 0)
-        return fail_errno(to + ": fsync");
-    return {};
+    return disk;
 }
 
 Status sync_directory(const std::string& path) {
@@ -111,6 +59,10 @@ spore::Status Machine::write_snapshot(const std::string& directory,
         auto state = TRY(save_state(carry));
         TRY(save_disks(directory));
         state.memory.image = TRY(write_memory_image(memory_, directory + "/" + kMemoryFile));
+        for (DeviceState& device : state.devices) {
+            if (auto* disk = std::get_if<DiskState>(&device.kind))
+                *disk = relative_to(directory, std::move(*disk));
+        }
         TRY(write_state_file(directory + "/" + kStateFile, encode_state(state)));
         return sync_directory(directory);
     };

@@ -49,7 +49,8 @@ Result<VmmFiles> open_files(const VmmOptions& options) {
 
 Result<Opened> open_all(const VmmOptions& options, StageTimer& stages) {
     auto kvm = TRY(Kvm::open());
-    auto snapshot = TRY(open_snapshot(options.restore_directory, options.machine.disks));
+    auto snapshot =
+        TRY(open_snapshot(options.restore_directory, options.machine.disks, options.sealed));
     auto files = TRY(open_files(options));
     stages.mark("open");
     return Opened{std::move(kvm), std::move(snapshot), std::move(files)};
@@ -78,7 +79,8 @@ Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
     auto kvm = Kvm::open();
     auto snapshot = [&]() -> Result<LoadedSnapshot> {
         TRY(Status(kvm ? Status() : std::unexpected(kvm.error())));
-        auto files = TRY(open_snapshot(options.restore_directory, options.machine.disks));
+        auto files =
+            TRY(open_snapshot(options.restore_directory, options.machine.disks, options.sealed));
         if (options.jail) {
             prepare_fork_jailed();
             StageTimer stages;

@@ -23,6 +23,7 @@ enum Option : int {
     kVsock,
     kVsockCid,
     kRestore,
+    kSealed,
     kControl,
     kSerial,
     kLogLevel,
@@ -48,6 +49,7 @@ constexpr option kOptions[] = {
     {"vsock", required_argument, nullptr, kVsock},
     {"vsock-cid", required_argument, nullptr, kVsockCid},
     {"restore", required_argument, nullptr, kRestore},
+    {"sealed", no_argument, nullptr, kSealed},
     {"control", required_argument, nullptr, kControl},
     {"serial", required_argument, nullptr, kSerial},
     {"log-level", required_argument, nullptr, kLogLevel},
@@ -112,6 +114,9 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
             break;
         case kRestore:
             options.restore_directory = value;
+            break;
+        case kSealed:
+            options.sealed = true;
             break;
         case kControl:
             options.control_path = value;
@@ -183,6 +188,8 @@ Result<VmmOptions> parse_vmm_options(int argc, char** argv) {
         return options;
     if (options.restore_directory.empty() && options.machine.kernel.empty())
         return fail(Code::invalid_argument, "kernel: --kernel FILE or --restore DIR is needed");
+    if (options.sealed && options.restore_directory.empty())
+        return fail(Code::invalid_argument, "sealed: --restore DIR is needed");
     if (options.jail && options.restore_directory.empty())
         return fail(
             Code::invalid_argument,
@@ -212,6 +219,7 @@ std::string_view vmm_help() {
   --restore DIR       go on from the snapshot in DIR; disks get fresh copy-on-write tops
   --cpu-checked       with --restore: this host's KVM has run the snapshot before; do not ask
                       it again whether it can
+  --sealed            with --restore: DIR's large files must be what its seal.spore says
   --jail              with --restore: namespaces, an empty root, a list of system calls for each
                       thread; every file must be named here; whoever starts it removes what it makes
   --cgroup PATH|WHY   with --jail: the cgroup that this process was started in, which its status

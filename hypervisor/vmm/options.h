@@ -12,6 +12,7 @@ namespace spore {
 struct VmmOptions {
     MachineConfig machine;
     std::string restore_directory;  // a snapshot to go on from; kernel and sizes come from it
+    bool sealed = false;            // its files must be what its seal says (snapshot/seal.h)
     std::string control_path;       // control socket; empty: none
     std::string serial = "stdio";   // "stdio", "none" or "file:PATH"
     std::string log_level = "warn";

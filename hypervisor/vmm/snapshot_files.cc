@@ -9,6 +9,7 @@
 #include "hypervisor/jail/jail.h"
 #include "hypervisor/kvm/cpuid.h"
 #include "hypervisor/snapshot/memory_image.h"
+#include "hypervisor/snapshot/seal.h"
 #include "hypervisor/snapshot/state_file.h"
 
 namespace spore {
@@ -43,8 +44,12 @@ Result<SnapshotFiles::Layer> open_layer(const std::string& path, const std::stri
 Result<std::vector<SnapshotFiles::Layer>> open_layers_of(const DiskState& disk, size_t number,
                                                          const std::string& directory) {
     std::vector<SnapshotFiles::Layer> layers;
+    // Without a directory they are the snapshot's own.
+    auto find = [&](const std::string& path) {
+        return path.empty() || path.find('/') != std::string::npos ? path : directory + "/" + path;
+    };
     for (const DiskState::Layer& layer : disk.layers)
-        layers.push_back(TRY(open_layer(layer.path, layer.map)));
+        layers.push_back(TRY(open_layer(find(layer.path), find(layer.map))));
     layers.push_back(TRY(open_layer(directory + "/" + disk_layer_file(number),
                                     directory + "/" + disk_map_file(number))));
     return layers;
@@ -88,10 +93,20 @@ Result<DiskFile> open_clone_disk(const DiskConfig& config, MadeFiles& made) {
     return file;
 }
 
+Status check_seal(const SnapshotFiles& files) {
+    auto seal = TRY(Seal::read(files.directory));
+    TRY(seal.check(files.memory.get(), files.directory + "/" + kMemoryFile));
+    for (const auto& layers : files.disks) {
+        for (const SnapshotFiles::Layer& layer : layers)
+            TRY(seal.check(layer.file.fd.get(), layer.file.path));
+    }
+    return {};
+}
+
 }  // namespace
 
-Result<SnapshotFiles> open_snapshot(const std::string& directory,
-                                    std::span<const DiskConfig> disks) {
+Result<SnapshotFiles> open_snapshot(const std::string& directory, std::span<const DiskConfig> disks,
+                                    bool sealed) {
     SnapshotFiles files;
     files.directory = directory;
     files.state = TRY(open_read_only(directory + "/" + kStateFile));
@@ -101,6 +116,8 @@ Result<SnapshotFiles> open_snapshot(const std::string& directory,
         for (const DiskConfig::Layer& layer : disk.layers)
             files.disks.back().push_back(TRY(open_layer(layer.path, layer.map)));
     }
+    if (sealed)
+        TRY(check_seal(files));
     return files;
 }
 

@@ -34,9 +34,11 @@ struct SnapshotFiles {
     std::vector<std::vector<Layer>> disks;
 };
 
-// Opens `directory`'s state and memory, and the layers that `disks` name. Errors: the files'.
-Result<SnapshotFiles> open_snapshot(const std::string& directory,
-                                    std::span<const DiskConfig> disks);
+// Opens `directory`'s state and memory, and the layers that `disks` name. With `sealed` the large
+// ones must be what the seal in `directory` says (hypervisor/snapshot/seal.h). Errors: the files';
+// corrupt (the seal).
+Result<SnapshotFiles> open_snapshot(const std::string& directory, std::span<const DiskConfig> disks,
+                                    bool sealed);
 
 // A snapshot read and checked: machines are made of it. In a zygote it is there once for all the
 // workers, whose forks share its pages.

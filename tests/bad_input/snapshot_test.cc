@@ -8,6 +8,7 @@
 #include "hypervisor/kvm/cpu_features.h"
 #include "hypervisor/snapshot/state.h"
 #include "hypervisor/snapshot/state_file.h"
+#include "schema/snapshot_generated.h"
 #include "tests/bad_input/support/seed.h"
 #include "tests/bad_input/support/vmm_bench.h"
 
@@ -215,6 +216,44 @@ TEST_F(BadSnapshot, WhoseRegionsOverlapOrWrap) {
     with({{GuestAddress(0), kHalf},
           {GuestAddress(kAll), kHalf / 2},
           {GuestAddress(kAll * 2), kHalf / 2}});
+}
+
+// What encode_state() would never write: one number of the table, changed in the file's bytes.
+TEST_F(BadSnapshot, WhoseRegionTableLies) {
+    constexpr uint64_t kHalf = 32ull << 20;
+    MachineState two = decoded();
+    two.memory.extents = {{GuestAddress(0), kHalf}, {GuestAddress(3 * kHalf), kHalf}};
+    auto payload = encode_state(two);
+    enum Field { start, size, image_offset };
+    auto lie = [&](uint32_t region, Field field, uint64_t value) {
+        SCOPED_TRACE("region " + std::to_string(region) + " field " + std::to_string(field) + ": " +
+                     std::to_string(value));
+        auto changed = payload;
+        const auto* table =
+            snapshot::fb::GetMachine(changed.data())->memory()->regions()->Get(region);
+        auto place = reinterpret_cast<const std::byte*>(table) - changed.data() + 8 * field;
+        std::memcpy(changed.data() + place, &value, sizeof(value));
+        std::error_code error;
+        stdfs::remove(here() / "encoded", error);
+        ASSERT_TRUE(write_state_file(path("encoded"), changed));
+        expect_refused(read_file(here() / "encoded"), kData, {"memory"});
+    };
+    constexpr uint64_t kLast = ~uint64_t{0};
+    // Where it is in the image: before, within or behind the other; beyond the file; wrapping.
+    for (uint64_t offset : {uint64_t{4096}, kHalf - 4096, 2 * kHalf, kLast - 4095, kLast})
+        lie(0, image_offset, offset);
+    for (uint64_t offset :
+         {uint64_t{0}, kHalf - 4096, kHalf + 1, kHalf + 4096, 2 * kHalf, kLast - kHalf + 1, kLast})
+        lie(1, image_offset, offset);
+    // Where it is in the guest: in the other, unaligned, beyond all addresses, wrapping.
+    for (uint64_t address : {uint64_t{0}, kHalf - 4096, 3 * kHalf + 1, uint64_t{1} << 52,
+                             kLast - kHalf + 1, kLast - 4095})
+        lie(1, start, address);
+    for (uint64_t bytes : {uint64_t{0}, kHalf - 1, kHalf - 4096, kHalf + 4096, kLast - kHalf + 1,
+                           kLast - 3 * kHalf + 1, kLast - 4095, kLast}) {
+        lie(0, size, bytes);
+        lie(1, size, bytes);
+    }
 }
 
 TEST_F(BadSnapshot, AskedForWhatItHasNot) {

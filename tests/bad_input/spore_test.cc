@@ -120,20 +120,32 @@ TEST_F(BadCommand, MakesATemplateTwice) {
 TEST_F(BadCommand, FindsABrokenTemplateOrImage) {
     stdfs::create_directory(here() / "home/templates/broken");
     stdfs::create_directory(here() / "home/images/broken");
-    for (const char* text : {"", "garbage", "[]", "{\"format\": \"x\"}", "{\"format\": 1}"}) {
+    for (std::string text : {"", "garbage", "[]", "{\"format\": \"x\"}", "{\"format\": 1}"}) {
         SCOPED_TRACE(text);
-        write_file(here() / "home/templates/broken/template.json", text);
         write_file(here() / "home/images/broken/image.json", text);
+        if (text.ends_with("1}"))
+            text = "{\"format\": 2}";
+        write_file(here() / "home/templates/broken/template.json", text);
         expect_refusal({"template", "inspect", "broken"}, kData, "corrupt", {"template.json"});
         expect_refusal({"create", "box", "--template", "broken"}, kData, "corrupt",
                        {"template.json"});
         expect_refusal({"image", "inspect", "broken"}, kData, "corrupt", {"image.json"});
     }
-    for (const char* what : {"template", "image"}) {
-        write_file(here() / "home" / (what + std::string("s/broken/") + what + ".json"),
-                   "{\"format\": 2}");
-        expect_refusal({what, "inspect", "broken"}, kData, "version_mismatch", {"format 2"});
+    write_file(here() / "home/images/broken/image.json", "{\"format\": 2}");
+    expect_refusal({"image", "inspect", "broken"}, kData, "version_mismatch", {"format 2"});
+    // Templates of format 1 had their disk in the image, which may be another by now.
+    for (const char* format : {"1", "3"}) {
+        write_file(here() / "home/templates/broken/template.json",
+                   std::string("{\"format\": ") + format + "}");
+        Words words = {"template 'broken'", std::string("format ") + format, "reads 2"};
+        expect_refusal({"template", "inspect", "broken"}, kData, "version_mismatch", words);
+        expect_refusal({"create", "box", "--template", "broken"}, kData, "version_mismatch", words);
+        expect_refusal({"pool", "start", "broken", "--ready", "1"}, kData, "version_mismatch",
+                       words);
     }
+    Ended ended = run_process(launch({"template", "remove", "broken"}));
+    EXPECT_EQ(ended.status, 0) << ended.describe();
+    EXPECT_FALSE(stdfs::exists(here() / "home/templates/broken"));
 }
 
 TEST_F(BadCommand, HasABadHome) {
@@ -170,6 +182,19 @@ TEST_F(BadCommand, FindsWhatADeadCreatorLeft) {
     EXPECT_EQ(ended.status, 0) << ended.describe();
     EXPECT_EQ(ended.out, "[]\n");
     EXPECT_TRUE(stdfs::is_empty(here() / "home/sandboxes"));
+}
+
+// The same of a killed `spore template create` and `spore template remove`.
+TEST_F(BadCommand, FindsWhatADeadTemplateMakerLeft) {
+    stdfs::path templates = here() / "home/templates";
+    stdfs::create_directories(templates / ".making-t-1/run/deep");
+    stdfs::create_directories(templates / ".removing-t-1/deep");
+    write_file(templates / ".removing-t-1/memory.img", "x");
+    ASSERT_EQ(::chmod((templates / ".removing-t-1/memory.img").c_str(), 0400), 0);
+    Ended ended = run_process(launch({"template", "list", "--json"}));
+    EXPECT_EQ(ended.status, 0) << ended.describe();
+    EXPECT_EQ(ended.out, "[]\n");
+    EXPECT_TRUE(stdfs::is_empty(templates));
 }
 
 }  // namespace

@@ -38,17 +38,25 @@ def template_lifecycle(host):
 
 
 def verify_finds_a_flipped_byte(host):
+    """In a copy, which is compared and sealed anew first: its files are not those that were sealed."""
     source = os.path.join(host.home, 'templates', host.template(host.fast_kernel))
     target = os.path.join(host.home, 'templates', 'flipped')
-    shutil.copytree(source, target)
-    memory, state = os.path.join(target, 'memory.img'), os.path.join(target, 'state.spore')
+    subprocess.run(['cp', '-r', '--sparse=always', source, target], check=True)
     try:
-        for path, place in ((state, os.path.getsize(state) // 2), (state, 9),
-                            (memory, os.path.getsize(memory) // 2)):
-            flip(path, place)
+        check_equal(host.json('template', 'verify', 'flipped')['sealed_anew'], True, 'sealed_anew')
+        for name, place in (('state.spore', 2), ('memory.img', 2), ('base.img', 3), ('disk-0.img', 3),
+                            ('disk-0.map', 2), ('checksums.spore', 2), ('template.json', 2)):
+            path = os.path.join(target, name)
+            flip(path, os.path.getsize(path) // place)
             error = host.json('template', 'verify', 'flipped', status=65)['error']
-            check_equal(error['code'], 'corrupt', f'{path} at {place}')
-            flip(path, place)
+            check_equal(error['code'], 'corrupt', f'{path} at 1/{place}')
+            check(name in error['message'], f'{error["message"]} does not name {name}')
+            if name != 'checksums.spore':  # nothing of a clone's
+                error = host.json('create', 'flipped', '--template', 'flipped', status=65)['error']
+                check(name in error['message'], f'{error["message"]} does not name {name}')
+            flip(path, os.path.getsize(path) // place)
+        host.run('create', 'mended', '--template', 'flipped')
+        host.run('destroy', 'mended')
     finally:
         shutil.rmtree(target)
 

@@ -195,7 +195,7 @@ TEST_F(JailedClone, IsForkedByAJailedZygoteWhoseEndItOutlives) {
     ASSERT_TRUE(!error || error == std::errc::file_exists) << error.message();
     TemplateInfo source;
     source.directory = snapshot_;
-    source.rootfs = source_->base();
+    source.base = source_->base();
     // In a cgroup each, where this host has any.
     auto zygote_spot = CgroupSpot::make(here());
     auto zygote = Zygote::start(source, here(), soon(), &zygote_spot);

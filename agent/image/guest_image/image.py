@@ -58,6 +58,7 @@ def build(name, home, recipe_name, packages, kernels, agent, force, progress):
             description['files'] = list_files(new)
             write_file(os.path.join(new, DESCRIPTION),
                        (json.dumps(description, indent=4) + '\n').encode())
+            make_read_only(new)
             sync_tree(new)
             put_directory(new, final)
     return description, True
@@ -171,6 +172,13 @@ def list_files(new):
             files[os.path.relpath(path, new)] = {'size': os.path.getsize(path),
                                                  'sha256': apt.file_sha256(path)}
     return dict(sorted(files.items()))
+
+
+def make_read_only(new):
+    """Templates share the root file system with the image (a hard link): nobody may write it."""
+    for base, _, names in os.walk(new):
+        for each in names:
+            os.chmod(os.path.join(base, each), 0o400)
 
 
 def now():

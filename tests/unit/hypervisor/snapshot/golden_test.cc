@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "hypervisor/snapshot/checksums.h"
+#include "hypervisor/snapshot/seal.h"
 #include "hypervisor/snapshot/state.h"
 #include "hypervisor/snapshot/state_file.h"
 
@@ -90,6 +92,45 @@ TEST(GoldenSnapshot, OfVersion2IsUnderstood) {
     auto again = decode_state(encode_state(state));
     ASSERT_TRUE(again);
     EXPECT_EQ(*std::get_if<VsockState>(&again->devices[1].kind), *vsock);
+}
+
+// Of a template of bench/guest/agent.c: its disk's base beside the state, by its mere name.
+TEST(GoldenSnapshot, OfVersion3IsUnderstood) {
+    std::string path = std::string(SPORE_SOURCE_ROOT) + "/tests/golden/v3/state.spore";
+    auto payload = read_state_file(path);
+    ASSERT_TRUE(payload) << payload.error().message;
+    auto state = decode_state(*payload);
+    ASSERT_TRUE(state) << state.error().message;
+    EXPECT_EQ(state->memory.image.file_bytes, 64u << 20);
+    auto* disk = std::get_if<DiskState>(&state->devices[0].kind);
+    ASSERT_NE(disk, nullptr);
+    EXPECT_EQ(disk->layers, (std::vector<DiskState::Layer>{{"base.img", ""}}));
+}
+
+// The same template's. Its seal is that of files that are nowhere any more.
+TEST(GoldenTemplate, ChecksumsAndSealOfVersion1AreUnderstood) {
+    std::filesystem::path directory = std::string(SPORE_SOURCE_ROOT) + "/tests/golden/template-2";
+    auto checksums = read_checksums(directory);
+    ASSERT_TRUE(checksums) << checksums.error().message;
+    std::vector<std::string> names;
+    for (const FileChecksums& file : *checksums)
+        names.push_back(file.name);
+    EXPECT_EQ(names, (std::vector<std::string>{"base.img", "disk-0.img", "disk-0.map", "memory.img",
+                                               "state.spore", "template.json"}));
+    EXPECT_EQ((*checksums)[3].bytes, 64u << 20);
+    EXPECT_EQ((*checksums)[3].chunk_hashes.size(), 32u);
+    EXPECT_TRUE(compare_file(directory, (*checksums)[5], {}));
+    EXPECT_TRUE(compare_file(directory.parent_path() / "v3", (*checksums)[4], {}));
+
+    auto seal = Seal::read(directory);
+    ASSERT_TRUE(seal) << seal.error().message;
+    ASSERT_EQ(seal->files().size(), 3u);
+    EXPECT_EQ(seal->files()[0].name, "base.img");
+    EXPECT_EQ(seal->files()[0].changed_ns, 0) << "it had a second link";
+    EXPECT_EQ(seal->files()[2].name, "memory.img");
+    EXPECT_EQ(seal->files()[2].bytes, 64u << 20);
+    EXPECT_NE(seal->files()[2].changed_ns, 0);
+    EXPECT_FALSE(seal->has_verity());
 }
 
 }  // namespace
