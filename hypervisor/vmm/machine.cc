@@ -163,6 +163,16 @@ void Machine::control_snapshot(const std::string& directory, std::optional<Vsock
         done(fail(Code::unavailable, "snapshot: a jailed VM cannot open '" + directory + "'"));
         return;
     }
+    if (state_ == RunState::prepared && start_ == CloneStart::built && on_started_) {
+        built_waiters_.push_back(
+            [this, directory, carry, done = std::move(done)](spore::Status built) mutable {
+                if (built)
+                    control_snapshot(directory, carry, std::move(done));
+                else
+                    done(std::move(built));
+            });
+        return;
+    }
     if (state_ == RunState::prepared) {
         done(fail(Code::unavailable, "the VM has not been built yet: resume it first"));
         return;
@@ -188,7 +198,7 @@ void Machine::end(const VmExit& exit) {
     serial_.flush();
     if (on_started_)
         std::exchange(on_started_, nullptr)(fail(Code::unavailable, "the VM has ended"));
-    for (auto* waiters : {&pause_waiters_, &resume_waiters_}) {
+    for (auto* waiters : {&built_waiters_, &pause_waiters_, &resume_waiters_}) {
         for (Done& waiter : std::exchange(*waiters, {}))
             waiter(fail(Code::unavailable,
                         "the VM has ended" + (exit.detail.empty() ? "" : ": " + exit.detail)));

@@ -182,6 +182,7 @@ class Machine final : public ControlTarget,
     StageTimer* stages_ = nullptr;
     std::function<void()> on_first_run_;
     std::vector<Done> pause_waiters_;
+    std::vector<Done> built_waiters_;   // of a clone that its thread is still making
     std::vector<Done> resume_waiters_;  // of a clone that has been given its go
 
     // Of a clone: what its first vCPU's thread waits for, a FIFO of whoever takes clones or an

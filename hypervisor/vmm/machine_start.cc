@@ -41,8 +41,12 @@ bool Machine::begin_clone(VcpuThread& first) {
     first.attach(vcpus_[0]);
     if (start_ == CloneStart::built) {
         loop_.post([this] {
+            if (state_ == RunState::ended)
+                return;
             state_ = RunState::paused;
             std::exchange(on_started_, nullptr)({});
+            for (Done& waiter : std::exchange(built_waiters_, {}))
+                waiter({});
         });
         if (!wait_for_go())
             return false;
