@@ -117,12 +117,22 @@ class Agent:
 
     def run(self, *argv, limit_s=120, check=True, environment=()):
         """Runs a command (a single word with blanks is a line for the shell) and waits for it."""
+        result = self.collect(self.start(*argv, limit_s=limit_s, environment=environment), limit_s)
+        if check and result.status != 0:
+            raise AgentError(f'{" ".join(argv)[:200]}: status {result.status}: '
+                             f'{(result.err or result.out).decode("utf-8", "replace")[-600:]}')
+        return result
+
+    def start(self, *argv, limit_s=120, environment=()):
+        """Begins the command; its stream, for collect()."""
         if len(argv) == 1 and ' ' in argv[0]:
             argv = ('/bin/sh', '-c', argv[0])
+        return self._send(EXEC, {0: list(argv), 1: list(environment), 7: (U64, limit_s * 1000),
+                                 8: (U32, CREDIT_BYTES), 9: (U32, CREDIT_BYTES)})
+
+    def collect(self, stream, limit_s=120):
+        """The result of a command that may have been begun before a snapshot."""
         self.socket.settimeout(limit_s)
-        stream = self._send(EXEC, {0: list(argv), 1: list(environment),
-                                   7: (U64, limit_s * 1000), 8: (U32, CREDIT_BYTES),
-                                   9: (U32, CREDIT_BYTES)})
         collected = {1: bytearray(), 2: bytearray()}
         while True:
             kind, body = self._receive(stream)
@@ -142,11 +152,7 @@ class Agent:
                 break
             elif kind != STARTED:
                 raise AgentError(f'exec: unexpected frame {kind}')
-        result = Result(status, bytes(collected[1]), bytes(collected[2]))
-        if check and status != 0:
-            raise AgentError(f'{" ".join(argv)[:200]}: status {status}: '
-                             f'{(result.err or result.out).decode("utf-8", "replace")[-600:]}')
-        return result
+        return Result(status, bytes(collected[1]), bytes(collected[2]))
 
     def _send(self, kind, body, stream=None):
         if stream is None:

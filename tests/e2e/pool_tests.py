@@ -12,9 +12,9 @@ from sandbox_tests import nothing_left
 class Pool:
     """A pool of a template, gone at the end with the sandboxes that came of it."""
 
-    def __init__(self, host, parked=0, ready=0):
+    def __init__(self, host, parked=0, ready=0, template=None):
         self.host = host
-        self.template = host.template(host.fast_kernel)
+        self.template = template or host.template(host.fast_kernel)
         self.directory = os.path.join(host.home, 'pools', self.template)
         self.names = []
         host.run('pool', 'start', self.template, '--parked', str(parked), '--ready', str(ready))
@@ -27,9 +27,9 @@ class Pool:
             self.host.run('destroy', *self.names, status=None)
         self.host.run('pool', 'stop', self.template, status=None)
 
-    def create(self, name):
+    def create(self, name, *options):
         self.names.append(name)
-        return self.host.json('create', name, '--template', self.template)
+        return self.host.json('create', name, '--template', self.template, *options)
 
     def status(self):
         return next(pool for pool in self.host.json('pool', 'list')
