@@ -160,6 +160,16 @@ static_assert(kChecksumsBytesMax >
 // Files that a template's seal is about: its memory, and its disks' layers.
 inline constexpr uint32_t kSealedFilesMax = 8;
 
+// A working set: runs of pages, 16 bytes each, and a system call each in every restore; that of
+// Debian's kernel has about 730. Pages of it that are written ahead are memory of every clone that
+// waits, used or not.
+inline constexpr uint32_t kWorkingSetRunsMax = 16'384;
+inline constexpr uint64_t kWorkingSetBytesMax = kWorkingSetRunsMax * 16 + 4 * kKiB;
+inline constexpr uint64_t kWorkingSetWrittenPagesMax = 8 * kMiB / 4096;
+// A guest's page tables that are looked through for where it has mapped its working set: as many
+// as map 4 GiB in pages of 4 KiB; a kernel's own are some dozens.
+inline constexpr uint32_t kGuestTablesMax = 2048;
+
 // Threads of one jailed VM (RLIMIT_NPROC): its vCPUs, and the ring's workers, at most as many as
 // entries. Of a zygote, those of all its workers together.
 inline constexpr uint64_t kVmmTasksMax = kRingEntries + 2 * kVcpusMax;

@@ -167,6 +167,7 @@ inline constexpr Rule kLoop[] = {
     ioctl_of(KVM_SET_MP_STATE),
     ioctl_of(KVM_GET_VCPU_EVENTS),
     ioctl_of(KVM_SET_VCPU_EVENTS),
+    ioctl_of(kvm_abi::kPreFaultMemory),
     ioctl_of(KVM_GET_TSC_KHZ),
     ioctl_of(KVM_SET_TSC_KHZ),
     ioctl_of(KVM_GET_DEVICE_ATTR),

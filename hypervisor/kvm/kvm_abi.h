@@ -42,6 +42,17 @@ inline constexpr unsigned long kGetXsave = _IOR(KVMIO, 0xa4, XsaveHeader);
 inline constexpr unsigned long kSetXsave = _IOW(KVMIO, 0xa5, XsaveHeader);
 inline constexpr unsigned long kGetXsave2 = _IOR(KVMIO, 0xcf, XsaveHeader);
 
+// Since Linux 6.10, which the installed header may be older than.
+inline constexpr unsigned kCapPreFaultMemory = 236;
+struct PreFaultMemory {
+    uint64_t start;
+    uint64_t size;
+    uint64_t flags;
+    uint64_t padding[5];
+};
+static_assert(sizeof(PreFaultMemory) == 64);
+inline constexpr unsigned long kPreFaultMemory = _IOWR(KVMIO, 0xd5, PreFaultMemory);
+
 // A header and room for `N` entries behind it, contiguous as the kernel reads them.
 template <typename Header, typename Entry, size_t N>
 struct Table {

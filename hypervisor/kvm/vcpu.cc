@@ -94,6 +94,20 @@ Status Vcpu::set_mp_state(const kvm_mp_state& state) {
     return set(KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state);
 }
 
+Status Vcpu::set_events(const kvm_vcpu_events& events) {
+    return set(KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", &events);
+}
+
+Status Vcpu::pre_fault(GuestAddress start, uint64_t size) {
+    kvm_abi::PreFaultMemory request = {start.value(), size, 0, {}};
+    while (request.size != 0) {  // it says how far it came
+        if (::ioctl(fd_.get(), kvm_abi::kPreFaultMemory, &request) < 0 && errno != EINTR &&
+            errno != EAGAIN)
+            return fail_errno("KVM_PRE_FAULT_MEMORY");
+    }
+    return {};
+}
+
 int Vcpu::run() {
     return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
 }

@@ -53,6 +53,13 @@ class Vcpu {
     Result<kvm_mp_state> mp_state() const;
     Status set_mp_state(const kvm_mp_state& state);
 
+    Status set_events(const kvm_vcpu_events& events);
+
+    // Has KVM map [start, start + size) of guest memory, whole pages, as a guest's reading would,
+    // with what the host has in place there (KVM_PRE_FAULT_MEMORY, capability
+    // kvm_abi::kCapPreFaultMemory). Loaded, not running. Errors: KVM's.
+    Status pre_fault(GuestAddress start, uint64_t size);
+
     // KVM_RUN until the next exit: 0, or the errno: EINTR and EAGAIN are not failures. Always on
     // one thread: KVM waits for an RCU grace period (ms) when another one enters.
     int run();

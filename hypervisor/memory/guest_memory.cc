@@ -1,6 +1,15 @@
 #include "hypervisor/memory/guest_memory.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cstdio>
+
+// Since Linux 5.14; older headers do not have them.
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
 
 namespace spore {
 
@@ -34,6 +43,34 @@ uint64_t GuestMemory::size() const {
     for (const MemoryRegion& region : regions_)
         total += region.size();
     return total;
+}
+
+Result<bool> GuestMemory::populate(uint64_t offset, uint64_t size, Access access) const {
+    int advice = access == Access::write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+    for (const MemoryRegion& region : regions_) {
+        uint64_t begin = std::max(offset, region.file_offset);
+        uint64_t region_end = region.file_offset + region.size();
+        if (size == 0 || begin != offset || begin >= region_end)
+            continue;
+        uint64_t here = std::min(size, region_end - begin);
+        std::byte* address = region.mapping.data() + (begin - region.file_offset);
+        int done = 0;
+        do {
+            done = ::madvise(address, here, advice);
+        } while (done != 0 && errno == EINTR);
+        if (done != 0 && errno == EINVAL)
+            return false;
+        if (done != 0)
+            return fail_errno("guest memory: populating " + std::to_string(here) +
+                              " bytes of the image from " + std::to_string(begin));
+        offset += here;
+        size -= here;
+    }
+    if (size != 0)
+        return fail(Code::invalid_argument, "guest memory: there are no " + std::to_string(size) +
+                                                " bytes of the image from " +
+                                                std::to_string(offset));
+    return true;
 }
 
 Result<std::span<std::byte>> GuestMemory::range(GuestAddress address, uint64_t size) const {

@@ -32,6 +32,8 @@ struct MemoryExtent {
     uint64_t size = 0;
 };
 
+enum class Access { read, write };
+
 // All regions of one machine. Immutable once built, so reading it needs no lock; the bytes behind
 // it are shared with a running guest, which may change them at any moment: copy out, then check.
 class GuestMemory {
@@ -47,6 +49,11 @@ class GuestMemory {
 
     const std::vector<MemoryRegion>& regions() const { return regions_; }
     uint64_t size() const;
+
+    // Has the kernel map [offset, offset + size) of the image behind a private mapping, to be read,
+    // or as this process's own copies. False: this kernel cannot (before 5.14). Errors: the image
+    // cannot be read, no memory; invalid_argument for what lies outside.
+    Result<bool> populate(uint64_t offset, uint64_t size, Access access) const;
 
     // The host bytes of [address, address + size), which must lie in one region; else
     // invalid_argument. `size` 0 gives an empty span at a valid address.

@@ -14,6 +14,7 @@
 #include "hypervisor/sandbox/template_files.h"
 #include "hypervisor/sandbox/template_lock.h"
 #include "hypervisor/sandbox/template_remains.h"
+#include "hypervisor/sandbox/trial_clone.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/vmm_process.h"
 
@@ -215,6 +216,10 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     info.disk_bytes = disk_bytes;
     info.prepare = spec.prepare;
     info.agent = agent.carry();
+    progress("trying a clone");
+    info.directory = draft.directory();
+    info.base = draft.directory() / kBaseFile;
+    TRY(record_working_set(info, draft.run(), deadline));
     TRY(write_text(draft.directory() / "template.json", to_json(info).dump(2) + "\n"));
     TRY(draft.publish(home, spec.name, progress));
     return load_template(home, spec.name);

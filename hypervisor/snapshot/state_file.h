@@ -1,21 +1,9 @@
 #pragma once
 
-// The container of a snapshot's state: a fixed header, then one FlatBuffer (schema/snapshot.fbs).
-// UNTRUSTED when read: nothing of it is used before length, version and checksum have been checked
-// here and the FlatBuffer has been verified in state_decode.cc. Fuzz target: fuzz-snapshot.
-//
-//   offset size
-//        0    8  magic "SPORESNP"
-//        8    4  format version (kSnapshotVersion)
-//       12    4  header bytes (40)
-//       16    8  payload bytes
-//       24    8  XXH3-64 of the payload
-//       32    8  XXH3-64 of header bytes 0..31
-//       40    …  payload
-//
-// All little-endian. Every version from 1 on is read; what a file's version did not have yet is
-// absent from its FlatBuffer. A newer version is refused before anything behind it is looked at;
-// the header's own checksum is checked first, so that a flipped bit is told from a newer version.
+// The file of a snapshot's state: checked_file.h's container around one FlatBuffer
+// (schema/snapshot.fbs), magic "SPORESNP". UNTRUSTED when read: the FlatBuffer is verified in
+// state_decode.cc. Every version from 1 on is read; what a file's version did not have yet is
+// absent from its FlatBuffer. Fuzz target: fuzz-snapshot.
 
 #include <cstddef>
 #include <span>

@@ -3,6 +3,7 @@
 #include "devices/block/layer_map.h"
 #include "hypervisor/snapshot/state.h"
 #include "hypervisor/snapshot/state_file.h"
+#include "hypervisor/snapshot/working_set.h"
 
 namespace spore {
 
@@ -26,6 +27,11 @@ Status verify_snapshot(const std::filesystem::path& directory, const FileChecksu
     auto payload = TRY(read_state_file(directory / kStateFile));
     auto state = TRY(decode_state(payload));
     TRY(verify_memory(directory, state.memory.image, memory));
+    auto set = read_working_set(directory / kWorkingSetFile);
+    if (!set && set.error().code != Code::not_found)
+        return std::unexpected(std::move(set).error());
+    if (set)
+        TRY(check_snapshot_of(*set, state.memory.image.file_bytes, state.created_unix_ns));
     size_t disk = 0;
     for (const DeviceState& device : state.devices) {
         auto* kind = std::get_if<DiskState>(&device.kind);

@@ -70,6 +70,7 @@ class Machine final : public ControlTarget,
     // What was made on disk for this machine (its disks' new tops) outlives it from here on. Until
     // then it goes with it: a machine that never came up leaves nothing behind.
     void keep_files() { made_files_.keep(); }
+    const GuestMemory& memory() const { return memory_; }
     void push_input(std::span<const std::byte> bytes) { serial_.push_input(bytes); }
 
     // ControlTarget
@@ -122,6 +123,8 @@ class Machine final : public ControlTarget,
     void give_go();
     spore::Status build_clone();
     spore::Status rewind_time();
+    spore::Status populate_working_set(bool ahead);
+    spore::Status map_working_set();
     void began();
     bool is_waiting() const { return go_ && !has_run_; }
     bool is_beginning() const { return begun_ && !has_run_; }
@@ -199,6 +202,9 @@ class Machine final : public ControlTarget,
     MadeFiles made_files_;                     // see keep_files()
     bool announce_reset_ = false;              // restored: all vsock connections are gone
     std::atomic<uint64_t> built_monotonic_ns_ = 0;
+    WorkingSet working_set_;                  // of a clone
+    uint64_t populated_pages_ = 0;            // of it, mapped in this process
+    std::atomic<uint64_t> mapped_pages_ = 0;  // of it, mapped in KVM ahead
 };
 
 }  // namespace spore

@@ -61,6 +61,7 @@ Result<std::unique_ptr<Machine>> Machine::prepare_clone(EventLoop& loop, Kvm kvm
     machine->made_files_ = std::move(files.made);
     machine->kvm_ = std::move(kvm);
     machine->memory_ = std::move(snapshot.memory);
+    machine->working_set_ = std::move(snapshot.working_set);
     TRY(machine->rebuild_devices(state, snapshot.disks, files));
     TRY(machine->serial_.restore(state.serial));
     machine->saved_cpus_ = std::make_unique<SavedCpus>(state.clock, std::move(state.vcpus));

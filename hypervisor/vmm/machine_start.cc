@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "hypervisor/vmm/machine.h"
+#include "hypervisor/vmm/map_ahead.h"
 
 namespace spore {
 
@@ -14,6 +15,10 @@ void Machine::start_clone(CloneStart start, Done done) {
         go_.reset(::eventfd(0, EFD_CLOEXEC));
     if (!go_) {
         done(fail_errno("eventfd"));
+        return;
+    }
+    if (auto populated = populate_working_set(start != CloneStart::run); !populated) {
+        done(populated);
         return;
     }
     begun_ = start == CloneStart::run;
@@ -29,6 +34,11 @@ bool Machine::begin_clone(VcpuThread& first) {
     if (start_ == CloneStart::prepared && !wait_for_go())
         return false;
     auto built = build_clone();
+    if (built)
+        first.attach(vcpus_[0]);  // from here on it can be stopped
+    if (built && start_ == CloneStart::built)
+        built = map_working_set();
+    saved_cpus_.reset();
     if (!built) {
         loop_.post([this, error = std::move(built).error()] {
             if (on_started_)
@@ -38,7 +48,6 @@ bool Machine::begin_clone(VcpuThread& first) {
         });
         return false;
     }
-    first.attach(vcpus_[0]);
     if (start_ == CloneStart::built) {
         loop_.post([this] {
             if (state_ == RunState::ended)
@@ -112,7 +121,6 @@ void Machine::began() {
 // clock before the vCPUs, whose kvmclock MSRs point at it. Every vCPU exists before the first is
 // loaded: interrupts between them need somewhere to go.
 spore::Status Machine::build_clone() {
-    auto saved = std::move(saved_cpus_);
     vm_ = TRY(Vm::create(*kvm_));
     stages_->mark("create_vm");
     TRY(vm_->set_memory(memory_));
@@ -120,10 +128,10 @@ spore::Status Machine::build_clone() {
     for (uint32_t index = 0; index < config_.cpus; index++)
         vcpus_.push_back(TRY(Vcpu::create(*kvm_, *vm_, index)));
     stages_->mark("create_vcpus");
-    TRY(vm_->set_clock(saved->clock));
-    TRY(load_vcpus(vcpus_, saved->vcpus));
-    standing_time_.clock = saved->clock;
-    for (const VcpuState& vcpu : saved->vcpus)
+    TRY(vm_->set_clock(saved_cpus_->clock));
+    TRY(load_vcpus(vcpus_, saved_cpus_->vcpus));
+    standing_time_.clock = saved_cpus_->clock;
+    for (const VcpuState& vcpu : saved_cpus_->vcpus)
         standing_time_.vcpus.push_back(time_of(vcpu));
     stages_->mark("load_vcpus");
     for (const WaitingDoorbell& doorbell : std::exchange(waiting_doorbells_, {}))
@@ -139,6 +147,28 @@ spore::Status Machine::build_clone() {
 spore::Status Machine::rewind_time() {
     TRY(rewind_vcpus(vcpus_, standing_time_.vcpus));
     return vm_->set_clock(standing_time_.clock);
+}
+
+// Pages that are written before anybody waits or not: every clone copies them, and so each of them
+// is mapped once. Those that are only read are had as cheaply by a fault, 16 at a time: they are
+// for whoever has the time (bench/memory_bench).
+spore::Status Machine::populate_working_set(bool ahead) {
+    if (working_set_.runs.empty())
+        return {};
+    populated_pages_ = TRY(populate(memory_, working_set_, Access::write));
+    if (ahead)
+        populated_pages_ += TRY(populate(memory_, working_set_, Access::read));
+    stages_->mark("populate");
+    return {};
+}
+
+spore::Status Machine::map_working_set() {
+    if (working_set_.runs.empty())
+        return {};
+    mapped_pages_ = TRY(map_ahead(*kvm_, vcpus_[0], saved_cpus_->vcpus[0], memory_,
+                                  guest_ranges(memory_, working_set_)));
+    stages_->mark("map_ahead");
+    return {};
 }
 
 }  // namespace spore

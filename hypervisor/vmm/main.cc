@@ -1,6 +1,7 @@
 // spore-vmm: one VM, one process (or a zygote that forks such). Reads its options, opens what they
 // name, and only then reads what snapshots hold.
 
+#include <fcntl.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -47,11 +48,27 @@ Result<VmmFiles> open_files(const VmmOptions& options) {
     return files;
 }
 
+Result<WorkingSetFiles> open_working_set(const std::string& path) {
+    WorkingSetFiles files;
+    files.pagemap.reset(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+    if (!files.pagemap)
+        return fail_errno("/proc/self/pagemap");
+    files.file.reset(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!files.file)
+        return fail_errno(path);
+    return files;
+}
+
 Result<Opened> open_all(const VmmOptions& options, StageTimer& stages) {
     auto kvm = TRY(Kvm::open());
     auto snapshot =
         TRY(open_snapshot(options.restore_directory, options.machine.disks, options.sealed));
     auto files = TRY(open_files(options));
+    if (!options.working_set_path.empty()) {
+        files.working_set = TRY(open_working_set(options.working_set_path));
+        forget_cached_image(snapshot.memory.get());
+        snapshot.exact_faults = true;
+    }
     stages.mark("open");
     return Opened{std::move(kvm), std::move(snapshot), std::move(files)};
 }

@@ -32,6 +32,7 @@ enum Option : int {
     kStageTimes,
     kCpuChecked,
     kZygoteFd,
+    kRecordWorkingSet,
     kJail,
     kCgroup,
     kHelp,
@@ -58,6 +59,7 @@ constexpr option kOptions[] = {
     {"stage-times", no_argument, nullptr, kStageTimes},
     {"cpu-checked", no_argument, nullptr, kCpuChecked},
     {"zygote-fd", required_argument, nullptr, kZygoteFd},
+    {"record-working-set", required_argument, nullptr, kRecordWorkingSet},
     {"jail", no_argument, nullptr, kJail},
     {"cgroup", required_argument, nullptr, kCgroup},
     {"help", no_argument, nullptr, kHelp},
@@ -149,6 +151,9 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
         case kZygoteFd:
             options.zygote_fd = static_cast<int>(TRY(parse_number("zygote-fd", value, 0, 65535)));
             break;
+        case kRecordWorkingSet:
+            options.working_set_path = value;
+            break;
         case kJail:
             options.jail = true;
             break;
@@ -194,6 +199,10 @@ Result<VmmOptions> parse_vmm_options(int argc, char** argv) {
         return fail(
             Code::invalid_argument,
             "jail: --restore DIR is needed: only what goes on from a snapshot can be jailed");
+    if (!options.working_set_path.empty() &&
+        (options.restore_directory.empty() || options.zygote_fd >= 0))
+        return fail(Code::invalid_argument,
+                    "record-working-set: --restore DIR is needed, and no zygote");
     if (options.jail && options.serial == "stdio" && options.zygote_fd < 0)
         return fail(Code::invalid_argument, "jail: --serial must be none or file:PATH");
     TRY(validate(options.machine));

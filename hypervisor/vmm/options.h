@@ -21,6 +21,7 @@ struct VmmOptions {
     bool cpu_checked = false;  // the snapshot's CPU has run on this host: see host_mark.h
     bool stage_times = false;  // note where the time of a restore goes (stage_timer.h)
     int zygote_fd = -1;        // a socket to a pool's keeper: make workers as it asks (zygote.h)
+    std::string working_set_path;  // of a clone: where its working set goes at its end
     bool jail =
         false;  // a clone, or a zygote and its clones, is jailed before it reads the snapshot
     std::string cgroup;  // with jail: the cgroup that this process was started in, or why in none

@@ -111,6 +111,11 @@ Result<SnapshotFiles> open_snapshot(const std::string& directory, std::span<cons
     files.directory = directory;
     files.state = TRY(open_read_only(directory + "/" + kStateFile));
     files.memory = TRY(open_read_only(directory + "/" + kMemoryFile));
+    auto working_set = open_read_only(directory + "/" + kWorkingSetFile);
+    if (!working_set && working_set.error().code != Code::not_found)
+        return std::unexpected(std::move(working_set).error());
+    if (working_set)
+        files.working_set = std::move(*working_set);
     for (const DiskConfig& disk : disks) {
         files.disks.emplace_back();
         for (const DiskConfig::Layer& layer : disk.layers)
@@ -130,6 +135,14 @@ Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm, bool c
                            state.memory.image.file_bytes));
     // The descriptor may close once the memory is mapped; the mapping keeps the file.
     snapshot.memory = TRY(GuestMemory::map_private(files.memory.get(), state.memory.extents));
+    if (files.exact_faults)
+        TRY(read_page_by_page(snapshot.memory));
+    if (files.working_set) {
+        snapshot.working_set =
+            TRY(read_working_set(files.working_set.get(), files.directory + "/" + kWorkingSetFile));
+        TRY(check_snapshot_of(snapshot.working_set, state.memory.image.file_bytes,
+                              state.created_unix_ns));
+    }
     if (!cpu_checked)
         TRY(check_cpu(state, kvm));
     size_t number = 0;

@@ -14,6 +14,7 @@
 #include "hypervisor/kvm/kvm.h"
 #include "hypervisor/memory/guest_memory.h"
 #include "hypervisor/snapshot/state.h"
+#include "hypervisor/snapshot/working_set.h"
 #include "hypervisor/vmm/config.h"
 
 namespace spore {
@@ -29,6 +30,8 @@ struct SnapshotFiles {
     std::string directory;
     UniqueFd state;
     UniqueFd memory;
+    UniqueFd working_set;       // none: the snapshot has none
+    bool exact_faults = false;  // what is touched is to be told, page by page
     // For each disk that the command line has layers for, those, lowest first, and the snapshot's
     // own last. Other disks' are opened by the paths that the state names, which a jail forbids.
     std::vector<std::vector<Layer>> disks;
@@ -51,6 +54,7 @@ struct LoadedSnapshot {
     };
 
     MachineState state;
+    WorkingSet working_set;   // no runs: not known
     GuestMemory memory;       // mapped privately: what a clone writes is its own
     std::vector<Disk> disks;  // of the layered ones, in order
 };

@@ -103,6 +103,8 @@ Status Vmm::boot_machine(const VmmOptions& options) {
 
 Status Vmm::restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, CloneStart start) {
     TRY(begin());
+    working_set_files_ = std::move(files.working_set);
+    snapshot_unix_ns_ = snapshot.state.created_unix_ns;
     bool interactive = files.console.kind == Console::Kind::terminal;
     console_ = TRY(Console::create(*loop_, std::move(files.console)));
     machine_ = TRY(Machine::prepare_clone(
@@ -162,9 +164,20 @@ Result<int> Vmm::serve(Status status, UniqueFd ready) {
     if (status) {
         loop_->run();
         console_->finish();
+        if (working_set_files_)
+            status = record_working_set();
     }
     TRY(std::move(status));
     return report_end();
+}
+
+// The guest runs or not: what it touches meanwhile is no loss.
+Status Vmm::record_working_set() const {
+    WorkingSet set;
+    set.image_bytes = machine_->memory().size();
+    set.created_unix_ns = snapshot_unix_ns_;
+    set.runs = TRY(touched_pages(working_set_files_->pagemap.get(), machine_->memory()));
+    return write_working_set(working_set_files_->file.get(), set);
 }
 
 Result<int> Vmm::report_end() const {

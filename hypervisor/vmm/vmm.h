@@ -13,6 +13,12 @@
 
 namespace spore {
 
+// Where the pages that a clone has touched are told from, and told to, at its end.
+struct WorkingSetFiles {
+    UniqueFd pagemap;  // /proc/self/pagemap
+    UniqueFd file;     // empty
+};
+
 // What a process that restores has opened before its jail closes.
 struct VmmFiles {
     CloneFiles clone;
@@ -23,6 +29,7 @@ struct VmmFiles {
     // Its other end is held by whoever made this clone ahead of demand: when that is gone before
     // the clone first runs, the clone goes too. None: nobody does.
     UniqueFd lease;
+    std::optional<WorkingSetFiles> working_set;
 };
 
 // One line to whoever started us: that the machine runs (or waits, as was asked), or why not. False
@@ -55,6 +62,7 @@ class Vmm {
     Status serve_signals(bool interactive);
     void watch_lease(UniqueFd lease);
     Result<int> serve(Status status, UniqueFd ready);
+    Status record_working_set() const;
     Result<int> report_end() const;
 
     StageTimer& stages_;
@@ -77,6 +85,8 @@ class Vmm {
     std::unique_ptr<Machine> machine_;
     std::optional<Status> started_;  // a clone: how that went
     VmExit exit_;
+    std::optional<WorkingSetFiles> working_set_files_;
+    uint64_t snapshot_unix_ns_ = 0;  // when the snapshot was made
 };
 
 }  // namespace spore

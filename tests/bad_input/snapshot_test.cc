@@ -1,5 +1,6 @@
 // A snapshot whose files are broken, foreign, or from another time.
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #define XXH_INLINE_ALL
@@ -8,6 +9,7 @@
 #include "hypervisor/kvm/cpu_features.h"
 #include "hypervisor/snapshot/state.h"
 #include "hypervisor/snapshot/state_file.h"
+#include "hypervisor/snapshot/working_set.h"
 #include "schema/snapshot_generated.h"
 #include "tests/bad_input/support/seed.h"
 #include "tests/bad_input/support/vmm_bench.h"
@@ -193,6 +195,43 @@ TEST_F(BadSnapshot, WithABrokenDiskMap) {
         flipped[place] = static_cast<char>(flipped[place] ^ (1 << (random() % 8)));
         refuse(flipped);
     }
+}
+
+TEST_F(BadSnapshot, WithABrokenWorkingSet) {
+    MachineState state = decoded();
+    auto with = [&](const WorkingSet& set) {
+        source_->variant(here() / "snap", state_bytes_);
+        UniqueFd file(::open(path("snap/working-set.spore").c_str(), O_RDWR | O_CREAT, 0600));
+        EXPECT_TRUE(write_working_set(file.get(), set));
+    };
+    auto refuse = [&](const WorkingSet& set, const std::string& word) {
+        with(set);
+        expect_refusal(restore(), kData, {"working set", word});
+    };
+    WorkingSet good = {state.memory.image.file_bytes, state.created_unix_ns,
+                       {{0, 16, false}, {256, 1, true}}};
+    with(good);
+    Outcome outcome = start_and_end(launch(restore()));
+    EXPECT_TRUE(outcome.ran) << outcome.ended.describe();
+    stdfs::remove(here() / "top");
+
+    WorkingSet bad = good;
+    bad.runs.push_back({bad.image_bytes / 4096, 1, true});
+    refuse(bad, "snap/working-set.spore");
+    bad = good;
+    bad.created_unix_ns++;
+    refuse(bad, "another snapshot");
+    bad = good;
+    bad.image_bytes += 4096;
+    refuse(bad, "another snapshot");
+    std::string bytes = read_file(here() / "snap/working-set.spore");
+    for (size_t cut : {size_t{0}, size_t{39}, bytes.size() - 1}) {
+        write_file(here() / "snap/working-set.spore", bytes.substr(0, cut));
+        expect_refusal(restore(), kData, {"snap/working-set.spore", "working set"});
+    }
+    stdfs::remove(here() / "snap/working-set.spore");
+    stdfs::create_directory(here() / "snap/working-set.spore");
+    expect_refusal(restore(), kData, {"snap/working-set.spore", "not a regular file"});
 }
 
 TEST_F(BadSnapshot, WhoseRegionsOverlapOrWrap) {

@@ -1,0 +1,83 @@
+#include "hypervisor/sandbox/trial_clone.h"
+
+#include <fcntl.h>
+
+#include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/vmm_client.h"
+#include "hypervisor/sandbox/vmm_process.h"
+#include "hypervisor/sandbox/zygote.h"
+#include "hypervisor/snapshot/state.h"
+#include "hypervisor/snapshot/working_set.h"
+
+namespace spore {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Path = std::filesystem::path;
+
+constexpr const char* kRecord = "record";
+
+// What every clone does first, and with `command` the least that one is made for. A program that is
+// not there has shown what starting one touches.
+Status use(const TemplateInfo& draft, const Path& run, bool command, Clock::time_point deadline) {
+    auto agent = TRY(AgentClient::attach(run / kVsockName, kAgentPort, *draft.agent));
+    AgentIdentity identity;
+    identity.hostname = "trial";
+    identity.machine_id = std::string(32, '0');
+    TRY(agent.identify(identity, deadline));
+    if (!command)
+        return {};
+    ExecRequest request;
+    request.argv = {"/bin/true"};
+    TRY(agent.exec(request, {}, deadline));
+    return {};
+}
+
+// One clone's life in the empty directory `run`; what it has touched.
+Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool command,
+                             Clock::time_point deadline) {
+    auto arguments = restore_arguments(draft, disk_layer_file(0));
+    for (const char* word : {"--vsock", kVsockName, "--control", kControlName, "--serial", "none",
+                             "--record-working-set", kRecord})
+        arguments.push_back(word);
+    auto vmm =
+        TRY(start_vmm(TRY(Home::program("spore-vmm")), arguments, run, run / "vmm.log", deadline));
+    auto record = [&]() -> Result<WorkingSet> {
+        TRY(use(draft, run, command, deadline));
+        auto control = TRY(VmmClient::connect(run));
+        TRY(control.pause(deadline));
+        TRY(control.quit(deadline));
+        // It writes the record, then it ends.
+        TRY(end_process(vmm, 0, deadline));
+        return read_working_set(run / kRecord);
+    };
+    auto recorded = record();
+    (void)kill_process(vmm, Clock::now() + std::chrono::seconds(10));
+    if (!recorded)
+        return std::unexpected(std::move(recorded).error().within("trial clone"));
+    return recorded;
+}
+
+}  // namespace
+
+Status record_working_set(const TemplateInfo& draft, const Path& run, Clock::time_point deadline) {
+    std::vector<WorkingSet> sets;
+    for (bool command : {false, true}) {
+        TRY(remove_tree(run));
+        TRY(make_directory(run));
+        sets.push_back(TRY(try_clone(draft, run, command, deadline)));
+    }
+    Path path = draft.directory / kWorkingSetFile;
+    UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!file)
+        return fail_errno(path.string());
+    TRY(write_working_set(file.get(), merge(sets[0], sets[1])));
+    // The trial made the host forget it; the next clone shall not wait for it.
+    UniqueFd image(::open((draft.directory / kMemoryFile).c_str(), O_RDONLY | O_CLOEXEC));
+    if (image)
+        (void)::posix_fadvise(image.get(), 0, 0, POSIX_FADV_WILLNEED);
+    return {};
+}
+
+}  // namespace spore

@@ -1,0 +1,18 @@
+#pragma once
+
+// A template's first clones, made before it is published: they show that it restores, and which
+// pages of its memory a clone touches first (hypervisor/snapshot/working_set.h).
+
+#include <chrono>
+
+#include "hypervisor/sandbox/template.h"
+
+namespace spore {
+
+// Clones `draft`, whose files are in its directory and which has an agent to attach to, twice: both
+// clones get an identity, one runs /bin/true. Writes the working set that comes of it beside the
+// snapshot. `run`: a directory for the clones, made anew. Errors: what create_sandbox() would say.
+Status record_working_set(const TemplateInfo& draft, const std::filesystem::path& run,
+                          std::chrono::steady_clock::time_point deadline);
+
+}  // namespace spore

@@ -1,0 +1,128 @@
+#include "hypervisor/vmm/map_ahead.h"
+
+#include <algorithm>
+#include <array>
+
+#include "hypervisor/kvm/kvm_abi.h"
+#include "hypervisor/memory/page_tables.h"
+
+namespace spore {
+
+namespace {
+
+constexpr uint64_t kPage = 4096;
+
+// Reads one byte in each of RCX pages from RSI on; then says so.
+constexpr uint8_t kDonePort = 0xf8;  // nobody's
+constexpr std::array<uint8_t, 16> kReader = {
+    0x8a, 0x06,                                     // again: mov al, [rsi]
+    0x48, 0x81,      0xc6, 0x00, 0x10, 0x00, 0x00,  // add rsi, 4096
+    0x48, 0xff,      0xc9,                          // dec rcx
+    0x75, 0xf2,                                     // jnz again
+    0xe6, kDonePort,                                // out kDonePort, al
+};
+
+Result<uint64_t> pre_fault(Vcpu& vcpu, std::span<const MemoryExtent> pages) {
+    uint64_t mapped = 0;
+    for (const MemoryExtent& extent : pages) {
+        TRY(vcpu.pre_fault(extent.start, extent.size));
+        mapped += extent.size / kPage;
+    }
+    return mapped;
+}
+
+// Whether the reader can be run: 64-bit mode, four levels of page tables, no breakpoint that it
+// could hit.
+bool can_read(const VcpuState& state) {
+    constexpr uint64_t kPaging = uint64_t{1} << 31, kLongModeActive = 1 << 10,
+                       kFiveLevels = 1 << 12;
+    constexpr uint64_t kBreakpoints = 0xff;
+    const kvm_sregs& sregs = state.sregs;
+    return (sregs.cr0 & kPaging) != 0 && (sregs.efer & kLongModeActive) != 0 &&
+           (sregs.cr4 & kFiveLevels) == 0 && (state.debugregs.dr7 & kBreakpoints) == 0;
+}
+
+kvm_segment flat(uint16_t selector, bool code) {
+    constexpr uint8_t kReadExecute = 11, kReadWrite = 3;
+    kvm_segment segment = {};
+    segment.limit = 0xffff'ffff;
+    segment.selector = selector;
+    segment.type = code ? kReadExecute : kReadWrite;
+    segment.present = segment.s = segment.g = 1;
+    segment.l = code;
+    segment.db = !code;
+    return segment;
+}
+
+// Kernel code of the guest's address space: nothing that would have KVM give up what it has mapped.
+Status enter_kernel(Vcpu& vcpu, const VcpuState& state) {
+    kvm_sregs sregs = state.sregs;
+    sregs.cs = flat(8, true);
+    sregs.ds = sregs.es = sregs.ss = flat(16, false);
+    std::fill(std::begin(sregs.interrupt_bitmap), std::end(sregs.interrupt_bitmap), 0);
+    TRY(vcpu.set_events({}));
+    TRY(vcpu.set_sregs(sregs));
+    return vcpu.set_mp_state({KVM_MP_STATE_RUNNABLE});
+}
+
+Status leave_kernel(Vcpu& vcpu, const VcpuState& state) {
+    TRY(vcpu.set_mp_state(state.mp_state));
+    TRY(vcpu.set_regs(state.regs));
+    TRY(vcpu.set_sregs(state.sregs));
+    return vcpu.set_events(state.events);
+}
+
+Status run_reader(Vcpu& vcpu, uint64_t code, const MappedRange& range) {
+    kvm_regs regs = {};
+    regs.rip = code;
+    regs.rflags = 2;  // interrupts off
+    regs.rsi = range.linear;
+    regs.rcx = range.size / kPage;
+    TRY(vcpu.set_regs(regs));
+    int error = 0;
+    do {
+        error = vcpu.run();
+    } while ((error == EINTR && vcpu.run_page().immediate_exit == 0) || error == EAGAIN);
+    if (error != 0)
+        return fail_errno("mapping ahead: KVM_RUN", error);
+    const kvm_run& run = vcpu.run_page();
+    if (run.exit_reason != KVM_EXIT_IO || run.io.direction != KVM_EXIT_IO_OUT ||
+        run.io.port != kDonePort)
+        return fail(Code::internal, "mapping ahead: exit " + std::to_string(run.exit_reason) +
+                                        " while the vCPU read its working set");
+    return {};
+}
+
+Result<uint64_t> read_pages(Vcpu& vcpu, const VcpuState& state, const GuestMemory& memory,
+                            std::span<const MemoryExtent> pages) {
+    auto found = PageTables(memory, state.sregs.cr3).find(pages);
+    if (!found.code || found.ranges.empty())
+        return 0;
+    std::array<std::byte, kReader.size()> kept;
+    TRY(memory.read_bytes(found.code->start, kept));
+    TRY(memory.write_bytes(found.code->start, std::as_bytes(std::span(kReader))));
+    TRY(enter_kernel(vcpu, state));
+    uint64_t mapped = 0;
+    for (const MappedRange& range : found.ranges) {
+        TRY(run_reader(vcpu, found.code->linear, range));
+        mapped += range.size / kPage;
+    }
+    if (!TRY(vcpu.complete_access()))
+        return fail(Code::internal, "mapping ahead: an exit after the last");
+    TRY(leave_kernel(vcpu, state));
+    TRY(memory.write_bytes(found.code->start, kept));
+    return mapped;
+}
+
+}  // namespace
+
+Result<uint64_t> map_ahead(const Kvm& kvm, Vcpu& vcpu, const VcpuState& state,
+                           const GuestMemory& memory, std::span<const MemoryExtent> pages) {
+    if (kvm.extension(kvm_abi::kCapPreFaultMemory) > 0)
+        return pre_fault(vcpu, pages);
+    if (!can_read(state))
+        return 0;
+    return read_pages(vcpu, state, memory, pages);
+}
+
+}  // namespace spore
