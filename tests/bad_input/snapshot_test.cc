@@ -208,8 +208,8 @@ TEST_F(BadSnapshot, WithABrokenWorkingSet) {
         with(set);
         expect_refusal(restore(), kData, {"working set", word});
     };
-    WorkingSet good = {state.memory.image.file_bytes, state.created_unix_ns,
-                       {{0, 16, false}, {256, 1, true}}};
+    WorkingSet good = {
+        state.memory.image.file_bytes, state.created_unix_ns, {{0, 16, false}, {256, 1, true}}};
     with(good);
     Outcome outcome = start_and_end(launch(restore()));
     EXPECT_TRUE(outcome.ran) << outcome.ended.describe();
