@@ -180,6 +180,9 @@ Result<WorkingSet> decode_working_set(std::span<const std::byte> payload) {
     if (table->runs()->size() > limits::kWorkingSetRunsMax)
         return corrupt(std::to_string(table->runs()->size()) + " runs, at most " +
                        std::to_string(limits::kWorkingSetRunsMax));
+    // The verifier asks a vector for the alignment of its length only.
+    if (reinterpret_cast<uintptr_t>(table->runs()->Data()) % alignof(fb::Run) != 0)
+        return corrupt("its runs are not aligned");
     WorkingSet set;
     set.image_bytes = table->image_bytes();
     set.created_unix_ns = table->created_unix_ns();
