@@ -112,6 +112,9 @@ void VcpuThread::loop() {
     while (wait_for_run()) {
         run_until_kicked();
         finish_access();
+        // It may have been kicked before it ever was in the guest.
+        if (!restricted_)
+            restrict();
     }
 }
 
