@@ -192,6 +192,7 @@ class Machine final : public ControlTarget,
     // eventfd of our own.
     UniqueFd go_;
     CloneStart start_ = CloneStart::run;
+    bool in_pool_ = false;  // it waits for somebody else's go
     Done on_started_;
     std::atomic<bool> begun_ = false;          // it has had its go
     std::atomic<bool> quitting_ = false;       // the go is that of the end

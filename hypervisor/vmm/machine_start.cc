@@ -11,6 +11,7 @@ namespace spore {
 
 void Machine::start_clone(CloneStart start, Done done) {
     start_ = start;
+    in_pool_ = static_cast<bool>(go_);
     if (!go_)
         go_.reset(::eventfd(0, EFD_CLOEXEC));
     if (!go_) {
@@ -36,7 +37,9 @@ bool Machine::begin_clone(VcpuThread& first) {
     auto built = build_clone();
     if (built)
         first.attach(vcpus_[0]);  // from here on it can be stopped
-    if (built && start_ == CloneStart::built)
+    // Not of one that was merely started paused: KVM writes steal time and the like into a guest
+    // whose vCPU has been in it, and such a clone is to be its snapshot to the last byte.
+    if (built && start_ == CloneStart::built && in_pool_)
         built = map_working_set();
     saved_cpus_.reset();
     if (!built) {

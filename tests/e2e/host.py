@@ -22,6 +22,15 @@ class Skipped(Exception):
     """Why a test cannot run here."""
 
 
+def not_yet(test, why):
+    """A test that has not been seen to pass as it should: skipped, counted, and there for who looks into it."""
+    def run(host):
+        if not os.environ.get('SPORE_E2E_ALL'):
+            raise Skipped(f'{why} (SPORE_E2E_ALL=1 runs it)')
+        test(host)
+    return run
+
+
 def check(condition, message):
     if not condition:
         raise Failed(message)
