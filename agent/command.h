@@ -1,22 +1,21 @@
 #pragma once
 
-#include <sys/resource.h>
-
 #include <array>
 #include <cstdint>
 #include <optional>
-#include <string>
 
+#include "agent/child.h"
 #include "agent/poller.h"
 #include "agent/request.h"
-#include "agent/spawn.h"
+#include "agent/server.h"
+#include "agent/stdin_pipe.h"
 #include "agent/stream.h"
 
 namespace spore {
 
 // One program that a client has started on one stream: its pipes, their credit, and its end. It
 // runs in a process group of its own, which is killed with the client.
-class Command : public Stream {
+class Command : public Stream, public Child {
   public:
     using Stream::Stream;
     ~Command() override;
@@ -29,10 +28,7 @@ class Command : public Stream {
     void cancel() override;
     void update() override;
 
-    // The kernel has reaped it.
-    void on_exit(int wait_status, const rusage& usage);
-    // Exec.timeout_ms is over.
-    void on_timeout();
+    void on_exit(int wait_status, const rusage& usage) override;
 
   private:
     // One of stdout and stderr.
@@ -46,23 +42,14 @@ class Command : public Stream {
         bool drained() const { return !watch || (remaining && *remaining == 0); }
     };
 
-    struct Pipes;  // the command's ends, until it has been started
-
-    Result<SpawnPlan> plan_from(const wire::Exec& request) const;
-    Result<Pipes> open_pipes(const wire::Exec& request);
-    Status take_stdin(const wire::StdinData& data);
+    void watch(ChildStreams& streams);
     Status take_credit(const wire::Credit& credit);
     Status take_signal(const wire::Signal& signal);
     void started(pid_t pid, const wire::Exec& request);
-    void start_failed(const SpawnPlan& plan, const SpawnFailure& failure);
-
-    // Waits for EPOLLERR alone, which comes unasked: the command has closed its stdin.
-    static constexpr uint32_t kErrorOnly = EPOLLET;
+    // Exec.timeout_ms is over.
+    void on_timeout();
 
     void read_output(uint8_t fd);
-    void write_stdin();
-    void close_stdin();
-    void grant_stdin(size_t bytes);
     void kill_group(int signal);
     void finish_if_drained();
 
@@ -70,17 +57,11 @@ class Command : public Stream {
 
     pid_t pid_ = -1;  // -1 once it has been reaped
     bool exited_ = false;
-    bool timed_out_ = false;
-    int wait_status_ = 0;
-    rusage usage_ = {};
+    ChildEnd end_;
+    Timer timeout_{server_.timers(), [this] { on_timeout(); }};
 
     std::array<OutputPipe, 2> outputs_;
-    Watch stdin_;
-    std::string stdin_waiting_;  // received, not yet written to the pipe
-    size_t stdin_written_ = 0;   // of it
-    uint32_t stdin_credit_ = 0;  // what the client may still send
-    size_t stdin_to_grant_ = 0;  // written and not yet granted again
-    bool stdin_eof_ = false;
+    StdinPipe stdin_;
 };
 
 // Serves wire::Exec.

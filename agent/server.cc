@@ -8,8 +8,9 @@
 
 #include <csignal>
 
-#include "agent/command.h"
+#include "agent/child.h"
 #include "agent/log.h"
+#include "agent/stream.h"
 
 namespace spore {
 
@@ -120,31 +121,20 @@ void Server::reap() {
         const pid_t pid = ::wait4(-1, &status, WNOHANG, &usage);
         if (pid <= 0)
             return;
-        const auto found = commands_.find(pid);
-        if (found == commands_.end())
+        const auto found = children_.find(pid);
+        if (found == children_.end())
             continue;  // an orphan, or the command of a client that has gone
-        Command& command = *found->second;
-        remove_command(pid, command);
-        command.on_exit(status, usage);
+        Child& child = *found->second;
+        remove_child(pid);
+        child.on_exit(status, usage);
     }
 }
 
 Status Server::may_start() const {
-    if (commands_.size() < limits::kAgentCommandsMax)
+    if (children_.size() < limits::kAgentCommandsMax)
         return {};
     return fail(Code::resource_exhausted,
                 "commands at once: at most " + std::to_string(limits::kAgentCommandsMax));
-}
-
-void Server::add_command(pid_t pid, Command& command, std::optional<Clock::time_point> deadline) {
-    commands_.emplace(pid, &command);
-    if (deadline)
-        deadlines_.emplace(*deadline, &command);
-}
-
-void Server::remove_command(pid_t pid, Command& command) {
-    commands_.erase(pid);
-    std::erase_if(deadlines_, [&](const auto& entry) { return entry.second == &command; });
 }
 
 void Server::discard_output(UniqueFd pipe) {
@@ -166,18 +156,9 @@ Status Server::request_power_off() {
     return {};
 }
 
-void Server::expire_deadlines() {
-    const auto now = Clock::now();
-    while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
-        Command* command = deadlines_.begin()->second;
-        deadlines_.erase(deadlines_.begin());
-        command->on_timeout();
-    }
-}
-
 Status Server::run_once() {
-    TRY(poller_.wait(turns_.empty() ? wait_ms() : 0));
-    expire_deadlines();
+    TRY(poller_.wait(turns_.empty() ? timers_.wait_ms() : 0));
+    timers_.expire();
     take_turns();
     sweep();
     return {};
@@ -190,15 +171,6 @@ void Server::take_turns() {
         turns_.pop_front();
         stream->take_turn();
     }
-}
-
-int Server::wait_ms() const {
-    if (deadlines_.empty())
-        return -1;
-    const auto left =
-        std::chrono::ceil<std::chrono::milliseconds>(deadlines_.begin()->first - Clock::now());
-    constexpr int64_t kLongestMs = 3'600'000;  // epoll_wait takes an int
-    return static_cast<int>(std::clamp<int64_t>(left.count(), 0, kLongestMs));
 }
 
 // Destroys what has ended during the handlers, none of which runs now.

@@ -1,29 +1,25 @@
 #pragma once
 
 #include <array>
-#include <chrono>
 #include <deque>
 #include <list>
 #include <memory>
-#include <optional>
-#include <set>
 #include <string>
 #include <unordered_map>
 
 #include "agent/connection.h"
 #include "agent/guest.h"
 #include "agent/poller.h"
+#include "agent/timer.h"
 
 namespace spore {
 
-class Command;
+class Child;
 
 // The agent: listens, serves every client in one thread, and reaps every child, its own commands
 // and (as PID 1) orphans alike.
 class Server {
   public:
-    using Clock = std::chrono::steady_clock;
-
     // Blocks the signals that it serves in the calling thread, which must be the only one.
     static Result<std::unique_ptr<Server>> create(System& system);
     ~Server();
@@ -40,15 +36,16 @@ class Server {
 
     Guest& guest() { return guest_; }
     Poller& poller() { return poller_; }
+    Timers& timers() { return timers_; }
     // Ends `run` once the answer is out. Errors: the system does not allow it.
     Status request_power_off();
     // Bytes on their way from a pipe into a frame.
     std::span<std::byte> scratch() { return scratch_; }
-    // Error resource_exhausted: too many commands already.
+    // Error resource_exhausted: too many children already.
     Status may_start() const;
-    void add_command(pid_t pid, Command& command, std::optional<Clock::time_point> deadline);
+    void add_child(pid_t pid, Child& child) { children_.emplace(pid, &child); }
     // Its exit will be reaped all the same.
-    void remove_command(pid_t pid, Command& command);
+    void remove_child(pid_t pid) { children_.erase(pid); }
     // Keeps reading a pipe whose command has ended, so that a process left in the background does
     // not die of writing to it.
     void discard_output(UniqueFd pipe);
@@ -64,12 +61,11 @@ class Server {
     void accept();
     void on_signal();
     void reap();
-    void expire_deadlines();
     void take_turns();
-    int wait_ms() const;
     void sweep();
 
     Poller poller_;
+    Timers timers_;
     Guest guest_;
     Watch listener_;
     Watch signals_;
@@ -77,8 +73,7 @@ class Server {
     // No descriptor was left for a new connection: wait for one to end.
     bool accept_paused_ = false;
     std::array<std::byte, limits::kFrameChunkBytes> scratch_;
-    std::unordered_map<pid_t, Command*> commands_;
-    std::set<std::pair<Clock::time_point, Command*>> deadlines_;
+    std::unordered_map<pid_t, Child*> children_;
     std::list<Watch> discarded_;
     std::deque<Stream*> turns_;
     std::list<Connection> connections_;
