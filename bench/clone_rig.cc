@@ -1,5 +1,6 @@
 #include "bench/clone_rig.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -13,6 +14,7 @@
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/snapshot/state.h"
+#include "hypervisor/snapshot/working_set.h"
 
 namespace spore::bench {
 
@@ -117,19 +119,38 @@ Result<stdfs::path> CloneRig::boot_and_snapshot(unsigned memory_mib) {
     return snapshot;
 }
 
+// As `template create` does (sandbox/trial_clone.h), but for a guest without an agent: what a clone
+// touches until its first exit.
+Status CloneRig::record_working_set(const stdfs::path& snapshot) {
+    auto clone = TRY(start_cold(snapshot, {"--record-working-set", "record"}));
+    TRY(learn_boundaries(clone));
+    auto control = TRY(VmmClient::connect(clone.directory));
+    TRY(control.pause(soon()));
+    TRY(control.quit(soon()));
+    TRY(end_process(clone.vmm, 0, soon()));
+    auto touched = TRY(read_working_set(clone.directory / "record"));
+    TRY(remove_clone(clone.directory));
+    UniqueFd file(
+        ::open((snapshot / kWorkingSetFile).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    if (!file)
+        return fail_errno((snapshot / kWorkingSetFile).string());
+    return write_working_set(file.get(), touched);
+}
+
 Status CloneRig::make_template(unsigned memory_mib) {
     Template made;
     made.snapshot = TRY(boot_and_snapshot(memory_mib));
+    TRY(record_working_set(made.snapshot));
     made.zygote = TRY(WaitingClones::create(made.snapshot, base(),
                                             directory_ / ("zygote-" + std::to_string(memory_mib))));
     templates_.emplace(memory_mib, std::move(made));
     return {};
 }
 
-Status CloneRig::make_waiting(Path path, unsigned memory_mib, unsigned count) {
+Status CloneRig::make_waiting(Path path, unsigned memory_mib, unsigned count, bool with_stages) {
     if (path == Path::cold)
         return {};
-    auto& waiting = waiting_[{path, memory_mib}];
+    auto& waiting = waiting_[{path, memory_mib, with_stages}];
     while (waiting.size() < count) {
         stdfs::path name = home_.pools() / ("w-" + std::to_string(next_++));
         stdfs::path disk = home_.disks() / name.filename();
@@ -137,7 +158,7 @@ Status CloneRig::make_waiting(Path path, unsigned memory_mib, unsigned count) {
         waiting.push_back(
             TRY(templates_.at(memory_mib)
                     .zygote->make(path == Path::parked ? ZygoteStart::built : ZygoteStart::prepared,
-                                  name, disk, std::move(network))));
+                                  name, disk, std::move(network), with_stages)));
         stdfs::create_symlink(disk, name / disk_layer_file(0));
     }
     return {};
@@ -145,11 +166,13 @@ Status CloneRig::make_waiting(Path path, unsigned memory_mib, unsigned count) {
 
 Result<Clone> CloneRig::start(Path path, unsigned memory_mib, bool with_stages) {
     if (path == Path::cold)
-        return start_cold(templates_.at(memory_mib).snapshot, with_stages);
+        return start_cold(
+            templates_.at(memory_mib).snapshot,
+            with_stages ? std::vector<std::string>{"--stage-times"} : std::vector<std::string>{});
     stdfs::path taken;
     {
         std::lock_guard lock(mutex_);
-        auto& waiting = waiting_[{path, memory_mib}];
+        auto& waiting = waiting_[{path, memory_mib, with_stages}];
         if (waiting.empty())
             return fail(Code::unavailable, "none waits on this path");
         taken = std::move(waiting.back());
@@ -158,7 +181,8 @@ Result<Clone> CloneRig::start(Path path, unsigned memory_mib, bool with_stages) 
     return take_waiting(taken, home_.sandboxes() / ("c-" + std::to_string(next_++)));
 }
 
-Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot, bool with_stages) {
+Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot,
+                                   const std::vector<std::string>& more) {
     TemplateInfo source;
     source.directory = snapshot;
     source.base = base();
@@ -170,8 +194,7 @@ Result<Clone> CloneRig::start_cold(const stdfs::path& snapshot, bool with_stages
     auto arguments = restore_arguments(source, TRY(name_disk(home_, clone.directory)).string());
     arguments.insert(arguments.end(), {"--net", "socket=" + peer_->path().string(), "--vsock", "v",
                                        "--control", "control", "--serial", "file:console"});
-    if (with_stages)
-        arguments.push_back("--stage-times");
+    arguments.insert(arguments.end(), more.begin(), more.end());
     bool cpu_checked = has_run_here(snapshot);
     if (cpu_checked)
         arguments.push_back("--cpu-checked");

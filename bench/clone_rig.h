@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "bench/clone.h"
@@ -54,7 +55,7 @@ class CloneRig {
     // its zygote.
     Status make_template(unsigned memory_mib);
     // Off every measured part: as many wait for requests on that path. Nothing to do for cold.
-    Status make_waiting(Path path, unsigned memory_mib, unsigned count);
+    Status make_waiting(Path path, unsigned memory_mib, unsigned count, bool with_stages = false);
     // A request, up to the VMM's word that the machine runs. Any thread.
     Result<Clone> start(Path path, unsigned memory_mib, bool with_stages = false);
 
@@ -68,7 +69,10 @@ class CloneRig {
           directory_(std::move(directory)),
           home_(std::move(home)) {}
     Result<std::filesystem::path> boot_and_snapshot(unsigned memory_mib);
-    Result<Clone> start_cold(const std::filesystem::path& snapshot, bool with_stages);
+    // `more`: options of its spore-vmm.
+    Result<Clone> start_cold(const std::filesystem::path& snapshot,
+                             const std::vector<std::string>& more);
+    Status record_working_set(const std::filesystem::path& snapshot);
     std::filesystem::path base() const { return directory_ / "base.img"; }
 
     Programs programs_;
@@ -77,7 +81,8 @@ class CloneRig {
     std::unique_ptr<NetPeer> peer_;
     std::map<unsigned, Template> templates_;
     std::mutex mutex_;  // of waiting_
-    std::map<std::pair<Path, unsigned>, std::vector<std::filesystem::path>> waiting_;
+    // By path, size, and whether they note their stages.
+    std::map<std::tuple<Path, unsigned, bool>, std::vector<std::filesystem::path>> waiting_;
     std::atomic<unsigned> next_{0};
 };
 

@@ -92,38 +92,44 @@ Result<double> clone_once(CloneRig& rig, Path path, unsigned memory_mib, const s
     return clone.b2_us();
 }
 
-// The cold path with the stage timer on.
-Result<double> cold_stages(CloneRig& rig) {
-    auto clone = TRY(rig.start(Path::cold, kSmallMib, true));
-    TRY(learn_boundaries(clone));
-    TRY(end_clone(clone));
+// Keeps the stages of a clone that noted them: those between its request and B2.
+void add_stages(const Clone& clone, const std::string& path) {
     uint64_t last = clone.begun_ns;
     auto add = [&](const std::string& stage, uint64_t end) {
-        samples().add("stage/cold/" + stage, static_cast<double>(end - last) / 1000);
+        samples().add("stage/" + path + "/" + stage, static_cast<double>(end - last) / 1000);
         last = end;
     };
     unsigned number = 0;
     for (const auto& [stage, end] : clone.stages) {
-        if (end > clone.first_exit_ns)
-            continue;  // behind B2 on the loop's thread
+        if (end < clone.begun_ns || end > clone.first_exit_ns)
+            continue;  // ahead of the request, or behind B2 on the loop's thread
         char order[8];
         std::snprintf(order, sizeof(order), "%02u-", number++);
         add(order + stage, end);
     }
     add("99-first_exit", clone.first_exit_ns);
+}
+
+// A clone with the stage timer on.
+Result<double> stages_once(CloneRig& rig, Path path) {
+    TRY(rig.make_waiting(path, kSmallMib, 1, true));
+    auto clone = TRY(rig.start(path, kSmallMib, true));
+    TRY(learn_boundaries(clone));
+    TRY(end_clone(clone));
+    add_stages(clone, path_name(path));
     return clone.b2_us();
 }
 
 // `count` requests at the same moment, each from a thread of its own; µs until the last first exit.
-Result<double> clones_at_once(CloneRig& rig, Path path, unsigned count) {
-    TRY(rig.make_waiting(path, kSmallMib, count));
+Result<double> clones_at_once(CloneRig& rig, Path path, unsigned count, bool with_stages) {
+    TRY(rig.make_waiting(path, kSmallMib, count, with_stages));
     std::vector<std::optional<Result<Clone>>> clones(count);
     std::barrier gate(static_cast<std::ptrdiff_t>(count) + 1);
     std::vector<std::thread> threads;
     for (auto& clone : clones) {
         threads.emplace_back([&] {
             gate.arrive_and_wait();
-            clone = rig.start(path, kSmallMib);
+            clone = rig.start(path, kSmallMib, with_stages);
         });
     }
     uint64_t begun = monotonic_ns(), last = begun;
@@ -143,6 +149,10 @@ Result<double> clones_at_once(CloneRig& rig, Path path, unsigned count) {
             (void)end_clone(**clone);
     }
     TRY(std::move(status));
+    for (auto& clone : clones) {
+        if (with_stages)
+            add_stages(**clone, std::string(path_name(path)) + "_at_once");
+    }
     return static_cast<double>(last - begun) / 1000;
 }
 
@@ -157,7 +167,7 @@ Status run_single(const Options& options, CloneRig& rig) {
     auto small = TRY(Floor::start(options.floor, kSmallMib));
     auto large = TRY(Floor::start(options.floor, kLargeMib));
     std::optional<Firecracker> firecracker;
-    size_t count = 9;
+    size_t count = 11;
     add_benchmark("floor/128", options.rounds, [&] { return small.round(); });
     add_benchmark("floor/4096", options.rounds, [&] { return large.round(); });
     for (unsigned mib : {kSmallMib, kLargeMib}) {
@@ -168,7 +178,9 @@ Status run_single(const Options& options, CloneRig& rig) {
             });
         }
     }
-    add_benchmark("cold_stages/128", options.rounds, [&] { return cold_stages(rig); });
+    for (Path path : {Path::cold, Path::ready, Path::parked})
+        add_benchmark(std::string(path_name(path)) + "_stages/128", options.rounds,
+                      [&rig, path] { return stages_once(rig, path); });
     if (!options.firecracker.empty()) {
         firecracker = TRY(Firecracker::create(
             options.firecracker, {.kernel = options.guest, .memory_mib = kSmallMib},
@@ -187,10 +199,14 @@ void run_at_once(const Options& options, CloneRig& rig) {
     auto count = static_cast<unsigned>(options.at_once);
     add_benchmark("floor_at_once", options.at_once_rounds,
                   [&] { return floor_at_once(options.floor, count); });
-    for (Path path : {Path::cold, Path::ready})
-        add_benchmark(std::string(path_name(path)) + "_at_once", options.at_once_rounds,
-                      [&rig, count, path] { return clones_at_once(rig, path, count); });
-    run_phase("at once", 3 * static_cast<size_t>(options.at_once_rounds));
+    for (Path path : {Path::cold, Path::ready}) {
+        for (bool with_stages : {false, true})
+            add_benchmark(path_name(path) + std::string(with_stages ? "_stages" : "") + "_at_once",
+                          options.at_once_rounds, [&rig, count, path, with_stages] {
+                              return clones_at_once(rig, path, count, with_stages);
+                          });
+    }
+    run_phase("at once", 5 * static_cast<size_t>(options.at_once_rounds));
 }
 
 // `count` live clones, each's B2 noted.

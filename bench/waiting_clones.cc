@@ -62,7 +62,7 @@ Result<WaitingClones> WaitingClones::create(const std::filesystem::path& source,
 Result<std::filesystem::path> WaitingClones::make(ZygoteStart start,
                                                   const std::filesystem::path& directory,
                                                   const std::filesystem::path& disk,
-                                                  UniqueFd network) {
+                                                  UniqueFd network, bool with_stages) {
     if (::mkdir(directory.c_str(), 0700) != 0)
         return fail_errno(directory.string());
     int ends[2];
@@ -73,6 +73,7 @@ Result<std::filesystem::path> WaitingClones::make(ZygoteStart start,
         auto spot = CgroupSpot::make(directory);
         spot.open_to_zygote();
         WorkerFiles files;
+        files.stage_times = with_stages;
         files.cgroup = spot.handle();
         files.cgroup_text = spot.text();
         files.ready.reset(ends[1]);

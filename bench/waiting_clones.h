@@ -20,9 +20,11 @@ class WaitingClones {
                                         std::filesystem::path directory);
 
     // One that waits: off every measured part. Returns its directory.
-    // `disk`: where the top of its disk is to be; `network`: the connected other end of its card.
+    // `disk`: where the top of its disk is to be; `network`: the connected other end of its card;
+    // `with_stages`: it notes where its time goes.
     Result<std::filesystem::path> make(ZygoteStart start, const std::filesystem::path& directory,
-                                       const std::filesystem::path& disk, UniqueFd network);
+                                       const std::filesystem::path& disk, UniqueFd network,
+                                       bool with_stages);
 
   private:
     WaitingClones(Zygote zygote) : zygote_(std::move(zygote)) {}

@@ -164,6 +164,7 @@ def page(results, samples, about):
         body.append(section(f'Cost by number alive, {path} path', 'B2 of each clone of a row, none ended.',
                             by_number(alive) if alive else ''))
     body.append(section('Stages', 'From the end of the one before; median (dark) and p99.',
-                        stages(samples, 'ready') + stages(samples, 'cold')))
+                        ''.join(stages(samples, path) for path in ('parked', 'ready', 'cold', 'ready_at_once',
+                                                                    'cold_at_once'))))
     return ('<!doctype html><html lang="en"><meta charset="utf-8"><title>Spore: restore</title>'
             f'<style>{STYLE}</style><body>' + '\n'.join(body) + '</body></html>\n')

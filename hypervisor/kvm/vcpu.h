@@ -84,6 +84,11 @@ class Vcpu {
     Status load(const VcpuState& state, std::optional<uint64_t> tsc_offset = std::nullopt);
     // Nothing where the kernel has no such attribute (before 5.16).
     std::optional<uint64_t> tsc_offset() const;
+    // That of load(); nothing where KVM has not taken one.
+    std::optional<uint64_t> loaded_tsc_offset() const { return loaded_tsc_offset_; }
+    // What KVM adds the offset to: the host's TSC, at the guest's rate. Nothing where it keeps no
+    // offset.
+    Result<std::optional<uint64_t>> host_tsc() const;
     // A KVM that cannot offset the TSC takes this and says nothing.
     Status set_tsc_offset(uint64_t offset);
     // Tells the guest that it was stopped, so that its watchdogs do not bark (KVM_KVMCLOCK_CTRL).
@@ -104,6 +109,8 @@ class Vcpu {
     uint32_t index_;
     size_t xsave_bytes_;
     std::vector<kvm_cpuid_entry2> cpuid_;  // as it was set
+    bool tsc_scaled_ = false;              // its TSC has a rate of its own
+    std::optional<uint64_t> loaded_tsc_offset_;
 };
 
 // Loads all vCPUs of a machine, fresh from create(), with their TSCs as far apart as they were: not

@@ -4,11 +4,13 @@
 // and the guest's timer never fires), events last.
 
 #include <sys/ioctl.h>
+#include <x86intrin.h>
 
 #include <algorithm>
 #include <cassert>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "hypervisor/kvm/kvm_abi.h"
@@ -18,7 +20,28 @@ namespace spore {
 
 namespace {
 constexpr uint32_t kMsrTsc = 0x10, kMsrTscAdjust = 0x3b, kMsrTscDeadline = 0x6e0;
+constexpr uint32_t kMsrKvmclock = 0x4b564d01;  // MSR_KVM_SYSTEM_TIME_NEW
+constexpr uint64_t kKvmclockOn = 1;
 constexpr size_t kXsaveBytesMin = 4096;
+
+uint64_t msr_or_0(const VcpuState& state, uint32_t index) {
+    auto found = std::ranges::find(state.msrs, index, &kvm_msr_entry::index);
+    return found == state.msrs.end() ? 0 : found->data;
+}
+
+// As after a reset (SDM 3A, table 10-1), which is what a fresh vCPU has.
+bool is_reset(const kvm_debugregs& registers) {
+    constexpr uint64_t kDr6Reset = 0xffff0ff0, kDr7Reset = 0x400;
+    return std::ranges::all_of(registers.db, [](uint64_t address) { return address == 0; }) &&
+           registers.dr6 == kDr6Reset && registers.dr7 == kDr7Reset;
+}
+
+// Nothing pending, injected or masked: a fresh vCPU's. Its flags only say which fields are valid.
+bool is_quiet(kvm_vcpu_events events) {
+    events.flags = 0;
+    constexpr kvm_vcpu_events kNone = {};
+    return std::memcmp(&events, &kNone, sizeof(events)) == 0;
+}
 }  // namespace
 
 Result<std::vector<kvm_msr_entry>> Vcpu::get_msrs(const std::vector<uint32_t>& indices) const {
@@ -106,17 +129,22 @@ Status Vcpu::load(const VcpuState& state, std::optional<uint64_t> tsc_offset) {
                                                 std::to_string(xsave_bytes_) + " on this host");
     TRY(set_cpuid(state.cpuid));
     TRY(load_tsc_khz(state.tsc_khz));
-    TRY(set(KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state.mp_state));
+    // Each ioctl of a vCPU costs 5 us here: what it has already is not set.
+    if (index_ != 0 || state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE)
+        TRY(set(KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state.mp_state));
     TRY(set(KVM_SET_REGS, "KVM_SET_REGS", &state.regs));
     TRY(set(KVM_SET_SREGS, "KVM_SET_SREGS", &state.sregs));
     TRY(set(kvm_abi::kSetXsave, "KVM_SET_XSAVE", state.xsave.data()));
     TRY(set(KVM_SET_XCRS, "KVM_SET_XCRS", &state.xcrs));
-    TRY(set(KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS", &state.debugregs));
+    if (!is_reset(state.debugregs))
+        TRY(set(KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS", &state.debugregs));
     TRY(set(KVM_SET_LAPIC, "KVM_SET_LAPIC", &state.lapic));
     auto msrs = TRY(load_tsc(state, tsc_offset));
     TRY(set_msrs(msrs));
-    TRY(set(KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", &state.events));
-    mark_stopped();  // it was, and KVM does not save that it told the guest
+    if (!is_quiet(state.events))
+        TRY(set(KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", &state.events));
+    if ((msr_or_0(state, kMsrKvmclock) & kKvmclockOn) != 0)
+        mark_stopped();  // it was, and KVM does not save that it told the guest
     return {};
 }
 
@@ -126,6 +154,7 @@ Status Vcpu::load_tsc_khz(uint32_t khz) {
     int64_t difference = static_cast<int64_t>(khz) - here;
     if (khz == 0 || here <= 0 || std::abs(difference) * 4000 <= here)
         return {};
+    tsc_scaled_ = true;
     if (::ioctl(fd_.get(), KVM_SET_TSC_KHZ, static_cast<unsigned long>(khz)) != 0)
         return fail(Code::version_mismatch, "TSC: " + std::to_string(khz) +
                                                 " kHz in the snapshot, " + std::to_string(here) +
@@ -159,28 +188,35 @@ Result<std::vector<kvm_msr_entry>> Vcpu::load_tsc(const VcpuState& state,
                                                   std::optional<uint64_t> tsc_offset) {
     std::vector<kvm_msr_entry> rest = state.msrs;
     auto saved = std::ranges::find(rest, kMsrTsc, &kvm_msr_entry::index);
-    auto fresh = this->tsc_offset();
-    if (saved == rest.end() || !fresh)
+    if (saved == rest.end())
         return rest;
     if (!tsc_offset) {
-        auto now = TRY(get_msrs({kMsrTsc}));
-        if (now.size() != 1)
-            return fail(Code::host_unsupported, "KVM_GET_MSRS: no TSC");
-        tsc_offset = saved->data - (now[0].data - *fresh);
+        auto host = TRY(host_tsc());
+        if (!host)
+            return rest;
+        tsc_offset = saved->data - *host;
     }
-    TRY(set_tsc_offset(*tsc_offset));
-    // A KVM that could not do that gets the value, to do what it can.
-    if (this->tsc_offset() == tsc_offset)
+    // A KVM that cannot do that gets the value, to do what it can.
+    if (set_tsc_offset(*tsc_offset) && this->tsc_offset() == tsc_offset) {
+        loaded_tsc_offset_ = tsc_offset;
         rest.erase(saved);
+    }
     return rest;
 }
 
-namespace {
-
-uint64_t msr_or_0(const VcpuState& state, uint32_t index) {
-    auto found = std::ranges::find(state.msrs, index, &kvm_msr_entry::index);
-    return found == state.msrs.end() ? 0 : found->data;
+Result<std::optional<uint64_t>> Vcpu::host_tsc() const {
+    if (!tsc_scaled_)
+        return __rdtsc();
+    auto offset = tsc_offset();
+    if (!offset)
+        return std::nullopt;
+    auto now = TRY(get_msrs({kMsrTsc}));
+    if (now.size() != 1)
+        return fail(Code::host_unsupported, "KVM_GET_MSRS: no TSC");
+    return now[0].data - *offset;
 }
+
+namespace {
 
 // How far the guest has moved this vCPU's TSC by itself: writes of IA32_TSC move it too (SDM 3B,
 // "IA32_TSC_ADJUST").
@@ -205,7 +241,7 @@ Status load_vcpus(std::span<Vcpu> vcpus, std::span<const VcpuState> states) {
             return std::unexpected(
                 std::move(loaded).error().within("vCPU " + std::to_string(index)));
         if (index == 0)
-            first = vcpus[0].tsc_offset();
+            first = vcpus[0].loaded_tsc_offset();
     }
     return {};
 }
@@ -216,12 +252,13 @@ VcpuTime time_of(const VcpuState& state) {
 
 Status rewind_vcpus(std::span<Vcpu> vcpus, std::span<const VcpuTime> times) {
     assert(vcpus.size() == times.size());
-    auto now = TRY(vcpus[0].get_msrs({kMsrTsc}));
-    if (now.size() != 1)
-        return fail(Code::host_unsupported, "KVM_GET_MSRS: no TSC");
-    uint64_t waited = now[0].data - times[0].tsc;
+    uint64_t waited = 0;
+    if (auto offset = vcpus[0].loaded_tsc_offset()) {
+        auto host = TRY(vcpus[0].host_tsc());
+        waited = host.value_or(0) + *offset - times[0].tsc;
+    }
     for (size_t index = 0; index < vcpus.size(); index++) {
-        if (auto offset = vcpus[index].tsc_offset())
+        if (auto offset = vcpus[index].loaded_tsc_offset())
             TRY(vcpus[index].set_tsc_offset(*offset - waited));
         // KVM has counted down to a moment that is now further away, or past it.
         if (times[index].tsc_deadline != 0)

@@ -17,7 +17,7 @@ namespace spore {
 // page: a loop of some bytes, put in the place of kernel code and taken out again, runs as kernel
 // code in the guest's own address space, with interrupts off, and `state` is loaded again behind
 // it; nothing of the guest's runs. For that the guest must be in 64-bit mode with page tables that
-// have the pages (memory/page_tables.h).
+// have the pages (memory/page_tables.h), or in protected mode without paging.
 //
 // `vcpu` has been loaded with `state`, is the first, and was never run; on the thread that will run
 // it. Returns how many pages are mapped: 0 where neither way is open. Errors: KVM's, and an exit

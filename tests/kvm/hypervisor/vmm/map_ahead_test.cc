@@ -100,6 +100,28 @@ TEST_F(MapAhead, LeavesMemoryAndVcpuAsTheyWere) {
     EXPECT_EQ(vcpu_->sregs()->ss.dpl, 3);
 }
 
+TEST_F(MapAhead, LeavesAGuestWithoutPagingAsItWas) {
+    state_.sregs.cr0 = 0x11;
+    state_.sregs.efer = 0;
+    state_.sregs.cr4 = 0;
+    state_.sregs.cs = flat(8, 11, false);
+    state_.regs.rip = kCode + 0x234;
+    for (uint64_t at = 0; at < kPage; at += 8)
+        put(kCode + at, 0x1111'1111'0000'0000 + at);
+    auto mapped = map({{GuestAddress(0x20'0000), 3 * kPage}, {GuestAddress(0x50'0000), kPage}});
+    ASSERT_TRUE(mapped) << mapped.error().message;
+    EXPECT_EQ(*mapped, 4u);
+    for (uint64_t at = 0; at < kPage; at += 8)
+        ASSERT_EQ(*memory_.read<uint64_t>(GuestAddress(kCode + at)), 0x1111'1111'0000'0000 + at);
+    kvm_regs regs = *vcpu_->regs();
+    EXPECT_EQ(regs.rip, kCode + 0x234);
+    EXPECT_EQ(regs.rflags & 0x200, 0x200u);
+    EXPECT_EQ(regs.rax, 0x1234'5678u);
+    EXPECT_EQ(regs.rcx, 0u);
+    EXPECT_EQ(vcpu_->mp_state()->mp_state, uint32_t{KVM_MP_STATE_HALTED});
+    EXPECT_EQ(vcpu_->sregs()->cs.db, 1);
+}
+
 TEST_F(MapAhead, DoesNothingForAGuestInWhichTheVcpuCannotRead) {
     if (kvm_->extension(kvm_abi::kCapPreFaultMemory) > 0)
         GTEST_SKIP() << "this KVM maps pages itself, whatever the guest does";
@@ -110,8 +132,8 @@ TEST_F(MapAhead, DoesNothingForAGuestInWhichTheVcpuCannotRead) {
         EXPECT_EQ(*mapped, 0u) << what;
         state_ = good;
     };
-    state_.sregs.cr0 &= ~uint64_t{0x8000'0000};
-    expect_nothing("without paging");
+    state_.sregs.cr0 = 0x10;
+    expect_nothing("in real mode");
     state_.sregs.cr4 |= 0x1000;
     expect_nothing("with five levels of page tables");
     state_.debugregs.dr7 = 1;
