@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "agent/terminal.h"
+
 namespace spore {
 
 namespace {
@@ -31,6 +33,20 @@ Status open_pipe(UniqueFd& read_end, UniqueFd& write_end, const UniqueFd& agents
 
 }  // namespace
 
+Result<ChildStreams> ChildStreams::open(const wire::Exec& request, const SpawnPlan& plan) {
+    if (request.pty() == nullptr)
+        return open(request.with_stdin());
+    Terminal terminal = TRY(Terminal::open(*request.pty(), plan.user));
+    ChildStreams streams;
+    streams.terminal = true;
+    streams.in = UniqueFd(::fcntl(terminal.master.get(), F_DUPFD_CLOEXEC, 0));
+    if (!streams.in)
+        return fail_errno("dup of a terminal");
+    streams.out = std::move(terminal.master);
+    streams.child_in = std::move(terminal.slave);
+    return streams;
+}
+
 Result<ChildStreams> ChildStreams::open(bool with_stdin) {
     ChildStreams streams;
     TRY(open_pipe(streams.out, streams.child_out, streams.out));
@@ -46,9 +62,10 @@ Result<ChildStreams> ChildStreams::open(bool with_stdin) {
 }
 
 void ChildStreams::give_to(SpawnPlan& plan) const {
+    plan.terminal = terminal;
     plan.stdin_fd = child_in.get();
-    plan.stdout_fd = child_out.get();
-    plan.stderr_fd = child_err.get();
+    plan.stdout_fd = terminal ? child_in.get() : child_out.get();
+    plan.stderr_fd = terminal ? child_in.get() : child_err.get();
 }
 
 Result<SpawnPlan> plan_of(const wire::Exec& request, const Guest& guest) {

@@ -46,7 +46,11 @@ struct ChildStreams {
     UniqueFd child_in, child_out, child_err;
     UniqueFd in;  // nothing without stdin: the child's is /dev/null
     UniqueFd out, err;
+    // All three are one terminal: `child_in` is its end of it, `out` and `in` are the agent's, and
+    // there is no other.
+    bool terminal = false;
 
+    static Result<ChildStreams> open(const wire::Exec& request, const SpawnPlan& plan);
     static Result<ChildStreams> open(bool with_stdin);
     void give_to(SpawnPlan& plan) const;
 };

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/sched.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -94,6 +95,8 @@ long clone_onto_stack(clone_args& arguments, int (*run)(void*), void* argument) 
 }
 
 bool set_streams(const SpawnPlan& plan) {
+    if (plan.terminal && ::ioctl(plan.stdin_fd, TIOCSCTTY, 0) != 0)
+        return false;
     return ::dup2(plan.stdin_fd, STDIN_FILENO) >= 0 && ::dup2(plan.stdout_fd, STDOUT_FILENO) >= 0 &&
            ::dup2(plan.stderr_fd, STDERR_FILENO) >= 0;
 }

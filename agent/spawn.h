@@ -23,7 +23,8 @@ struct SpawnPlan {
     int stdin_fd = -1;
     int stdout_fd = -1;
     int stderr_fd = -1;
-    int cgroup_fd = -1;  // it starts in this control group; -1: in the agent's
+    bool terminal = false;  // they are one terminal, which controls the new session
+    int cgroup_fd = -1;     // it starts in this control group; -1: in the agent's
 };
 
 // Where a new process came to an end before it was one, and errno there.

@@ -1,8 +1,11 @@
 #include "agent/stdin_pipe.h"
 
+#include "agent/terminal.h"
+
 namespace spore {
 
-void StdinPipe::open(Poller& poller, UniqueFd fd) {
+void StdinPipe::open(Poller& poller, UniqueFd fd, bool terminal) {
+    type_end_ = terminal;
     watch_.open(poller, std::move(fd), [this](uint32_t events) {
         if ((events & EPOLLERR) != 0)
             closed_by_program();
@@ -48,17 +51,28 @@ void StdinPipe::write() {
         }
         if (count < 0)
             return closed_by_program();
+        last_ = waiting_[written_ + static_cast<size_t>(count) - 1];
         written_ += static_cast<size_t>(count);
         grant(static_cast<size_t>(count));
     }
     waiting_.clear();
     written_ = 0;
+    if (eof_ && type_end())
+        return write();
     if (eof_) {
         watch_.close();
         return;
     }
     if (!watch_.want(kErrorOnly))
         closed_by_program();
+}
+
+// The end of a terminal's input is a character of it, which costs no credit.
+bool StdinPipe::type_end() {
+    if (!std::exchange(type_end_, false))
+        return false;
+    waiting_ = end_of_input(watch_.fd(), last_ == '\n');
+    return true;
 }
 
 void StdinPipe::close() {

@@ -19,8 +19,8 @@ class StdinPipe {
         std::function<void()> closed;
     };
 
-    // Takes the pipe's end, which does not block.
-    void open(Poller& poller, UniqueFd fd);
+    // Takes the pipe's end, or a terminal's, which does not block. A terminal's end is typed.
+    void open(Poller& poller, UniqueFd fd, bool terminal = false);
     void listen(Listener listener) { listener_ = std::move(listener); }
     // Begins to watch for the program to close it.
     void start();
@@ -43,6 +43,7 @@ class StdinPipe {
     void write();
     void closed_by_program();
     void grant(size_t bytes);
+    bool type_end();
 
     Watch watch_;
     Listener listener_;
@@ -51,6 +52,8 @@ class StdinPipe {
     uint32_t credit_ = limits::kStdinCreditBytes;
     size_t to_grant_ = 0;  // written and not yet granted again
     bool eof_ = false;
+    bool type_end_ = false;  // of a terminal, and not done yet
+    char last_ = '\n';       // that was written
 };
 
 }  // namespace spore

@@ -1,108 +1,107 @@
 // spore exec: one command in a sandbox, its streams ours, its exit status ours.
 
-#include <unistd.h>
+#include <cstdlib>
+#include <fstream>
 
-#include "hypervisor/cli/commands.h"
-#include "hypervisor/sandbox/exec_capture.h"
-#include "hypervisor/sandbox/guest.h"
-#include "hypervisor/sandbox/sandbox.h"
+#include "hypervisor/cli/exec_run.h"
 
 namespace spore::cli {
 
 namespace {
 
 struct ExecOptions {
-    std::string id;
+    ExecRun run;
     std::vector<std::string> argv;
     std::vector<std::string> environment;
-    std::string directory;
-    std::string user;
+    std::vector<std::string> environment_files;
     std::string limit;
-    bool with_stdin = false;
+    bool terminal = false;
     bool shell = false;
 };
 
-bool write_all(int fd, std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-        ssize_t written = ::write(fd, bytes.data(), bytes.size());
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written < 0)
-            return false;
-        bytes = bytes.subspan(static_cast<size_t>(written));
-    }
-    return true;
-}
+using Variables = std::vector<std::pair<std::string, std::string>>;
 
-ExecStreams::Sink pass_on(int fd, const char* name) {
-    return [fd, name](std::span<const std::byte> bytes) -> Status {
-        if (!write_all(fd, bytes))
-            return fail_errno(name);
+// "NAME=VALUE", or "NAME" with the value that it has in our own environment: so a secret need not
+// stand in an argv, which every process of this machine may see.
+Status add_variable(Variables& variables, const std::string& word, const std::string& where) {
+    const size_t equals = word.find('=');
+    const std::string name = word.substr(0, equals);
+    if (name.empty())
+        return fail(Code::invalid_argument, where + " '" + word + "': must be NAME=VALUE or NAME");
+    if (equals != std::string::npos) {
+        variables.emplace_back(name, word.substr(equals + 1));
         return {};
-    };
+    }
+    const char* value = std::getenv(name.c_str());
+    if (value == nullptr)
+        return fail(Code::invalid_argument,
+                    where + " '" + name + "': has no value, and is not in our own environment");
+    variables.emplace_back(name, value);
+    return {};
 }
 
-Result<ExecRequest> make_request(const ExecOptions& options) {
-    ExecRequest request;
-    if (options.shell) {
-        std::string line;
-        for (const std::string& word : options.argv)
-            line += (line.empty() ? "" : " ") + word;
-        request.argv = {"/bin/sh", "-c", line};
-    } else {
-        request.argv = options.argv;
+// One such word on each line; empty ones and those that begin with '#' are passed over.
+Status add_file(Variables& variables, const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file)
+        return fail_errno("env-file " + path);
+    size_t number = 0;
+    for (std::string line; std::getline(file, line);) {
+        ++number;
+        if (!line.empty() && line[0] != '#')
+            TRY(add_variable(variables, line, path + ":" + std::to_string(number)));
     }
-    for (const auto& [name, value] : TRY(parse_pairs("env", options.environment)))
-        request.environment.emplace_back(name, value);
-    request.cwd = options.directory;
-    request.user = options.user;
+    if (file.bad())
+        return fail_errno("env-file " + path);
+    return {};
+}
+
+std::string joined(const std::vector<std::string>& words) {
+    std::string line;
+    for (const std::string& word : words)
+        line += (line.empty() ? "" : " ") + word;
+    return line;
+}
+
+Status complete(ExecOptions& options) {
+    ExecRequest& request = options.run.request;
+    if (options.shell)
+        request.argv = {"/bin/sh", "-c", joined(options.argv)};
+    else if (!request.session.empty())
+        request.argv = {joined(options.argv)};
+    else
+        request.argv = options.argv;
+    for (const std::string& path : options.environment_files)
+        TRY(add_file(request.environment, path));
+    for (const std::string& word : options.environment)
+        TRY(add_variable(request.environment, word, "env"));
     if (!options.limit.empty())
         request.timeout = TRY(parse_duration("timeout", options.limit));
-    return request;
+    if (options.terminal)
+        request.pty.emplace();
+    return {};
 }
 
-Status run_command(Context& context, const ExecOptions& options) {
-    auto home = TRY(Home::open());
-    auto request = TRY(make_request(options));
-    auto sandbox = TRY(find_sandbox(home, options.id));
-    if (!sandbox.alive)
-        return fail(Code::unavailable,
-                    "sandbox '" + options.id + "': its VM has ended; only destroy is left");
-    auto begun = std::chrono::steady_clock::now();
-    auto agent =
-        TRY(connect_agent(run_directory(home, options.id), begun + std::chrono::seconds(20)));
-    bool json = context.globals.json;
-    ExecCapture capture;  // with --json; what is above its bound is counted, not kept
-    ExecStreams streams = json ? capture.streams() : ExecStreams{};
-    if (!json) {
-        streams.on_stdout = pass_on(STDOUT_FILENO, "standard output");
-        streams.on_stderr = pass_on(STDERR_FILENO, "standard error");
-    }
-    if (options.with_stdin)
-        streams.stdin_fd = STDIN_FILENO;
-    auto result = TRY(agent.exec(request, streams, std::chrono::steady_clock::time_point::max()));
-    context.exit_status = result.exit_status;
-    bool timed_out = result.end == ExecResult::End::timed_out;
-    if (result.end == ExecResult::End::not_started)
-        std::fprintf(stderr, "spore: command: %s\n", result.message.c_str());
-    if (timed_out)
-        std::fprintf(stderr, "spore: command: timed out after %s\n", options.limit.c_str());
-    if (!json)
-        return {};
-    print_json({{"exit_status", result.exit_status},
-                {"signal", result.signal},
-                {"timed_out", timed_out},
-                {"stdout", capture.out().bytes},
-                {"stderr", capture.err().bytes},
-                {"stdout_bytes", capture.out().total},
-                {"stderr_bytes", capture.err().total},
-                {"truncated", capture.out().truncated() || capture.err().truncated()},
-                {"cpu_us", result.cpu_us},
-                {"peak_memory_bytes", result.peak_memory_bytes},
-                {"duration_us", std::chrono::duration_cast<std::chrono::microseconds>(
-                                    std::chrono::steady_clock::now() - begun)
-                                    .count()}});
-    return {};
+void add_streams(CLI::App* command, ExecOptions& options) {
+    command->add_flag("-i,--stdin", options.run.with_stdin, "hand over our standard input");
+    command->add_flag("-t,--tty", options.terminal,
+                      "give it a terminal; with -i ours is in raw mode meanwhile");
+    command->add_flag("--shell", options.shell, "the words are one line for /bin/sh");
+}
+
+void add_environment(CLI::App* command, ExecOptions& options) {
+    const auto repeatable = [](CLI::Option* option) {
+        option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    };
+    repeatable(command->add_option("--env,-e", options.environment,
+                                   "NAME=VALUE for it alone; NAME: as it is in our environment, so "
+                                   "that a secret is in no argv; repeatable"));
+    repeatable(command->add_option("--env-file", options.environment_files,
+                                   "such words, one a line; repeatable"));
+    repeatable(command->add_option("--unset", options.run.request.unset,
+                                   "leave this variable out; repeatable"));
+    command->add_flag("--clear-env", options.run.request.clear_environment,
+                      "start it without the sandbox's variables");
 }
 
 }  // namespace
@@ -114,22 +113,20 @@ void add_exec(CLI::App& app, Context& context) {
         "run a command in a sandbox\n\n"
         "Exit status: the command's own; 128+n ended by signal n; 124 timed out; 125 Spore's own\n"
         "failure; 126 not executable; 127 not found.");
-    command->add_option("id", options->id, "the sandbox")->required();
+    command->add_option("id", options->run.id, "the sandbox")->required();
     command->add_option("argv", options->argv, "the command, after --")->required();
-    command->add_option("--env,-e", options->environment, "NAME=VALUE; repeatable")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    command->add_option("--workdir,-w", options->directory, "directory to run it in");
-    command->add_option("--user,-u", options->user, "who runs it: name or UID (root)");
+    add_environment(command, *options);
+    command->add_option("--workdir,-w", options->run.request.cwd, "directory to run it in");
+    command->add_option("--user,-u", options->run.request.user, "who runs it: name or UID (root)");
     command->add_option("--timeout", options->limit, "kill it after this long: 30s, 5m");
-    command->add_flag("-i,--stdin", options->with_stdin, "hand over our standard input");
-    command->add_flag("--shell", options->shell, "the words are one line for /bin/sh");
+    add_streams(command, *options);
     on_chosen(command, context, [&context, options]() -> Status {
-        Status status = run_command(context, *options);
-        if (!status) {
+        if (Status status = complete(*options); !status) {
             report(context.globals, status.error());
             context.exit_status = kExitSpore;
+            return {};
         }
+        run_in_sandbox(context, options->run);
         return {};
     });
 }

@@ -72,6 +72,7 @@ int run(int argc, char** argv) {
     add_sandbox(app, context);
     add_pool(app, context);
     add_exec(app, context);
+    add_shell(app, context);
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& success) {

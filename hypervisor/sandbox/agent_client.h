@@ -57,6 +57,12 @@ struct AgentIdentity {
     std::vector<std::pair<std::string, std::string>> environment;
 };
 
+// A terminal's size, in characters.
+struct TerminalSize {
+    uint16_t rows = 24;
+    uint16_t columns = 80;
+};
+
 struct ExecRequest {
     std::vector<std::string> argv;
     std::vector<std::pair<std::string, std::string>> environment;
@@ -66,6 +72,11 @@ struct ExecRequest {
     std::string user;                // "name", "UID", "name:group"; empty: root
     // After it the command's process group is killed. 0: no limit.
     std::chrono::milliseconds timeout{0};
+    // Its stdin, stdout and stderr are a terminal of this size; its output comes as stdout alone.
+    std::optional<TerminalSize> pty;
+    // A line for this session's shell: `argv` is that line alone, the environment and the cwd are
+    // for it alone; it takes no user, no unset, no clear_environment and no pty.
+    std::string session;
 };
 
 // Orders to a command that another thread waits for. All calls are thread-safe.
@@ -76,12 +87,15 @@ class ExecControl {
     void signal(int number);
     // Kills it; `exec` returns what became of it.
     void cancel();
+    // Its terminal has another size (ExecRequest.pty). May be called by a signal's handler.
+    void resize(TerminalSize size);
 
   private:
     friend class ExecStream;
     explicit ExecControl(UniqueFd event) : event_(std::move(event)) {}
     UniqueFd event_;
     std::atomic<uint64_t> signals_{0};  // bit n: signal n
+    std::atomic<uint64_t> size_{0};     // rows << 32 | columns << 16 | 1; 0: no other
 };
 
 // What a command is fed with and where its output goes. The callbacks run in the calling thread; as
@@ -107,6 +121,8 @@ struct ExecResult {
     std::string message;  // not_started: why
     uint64_t cpu_us = 0;  // of it and the children that it waited for
     uint64_t peak_memory_bytes = 0;
+    bool oom_killed = false;     // the guest's kernel killed a process of it for want of memory
+    bool session_ended = false;  // the line ended its session's shell; the next one starts another
 };
 
 // One connection to a guest's agent, one request at a time: not thread-safe, but any number of

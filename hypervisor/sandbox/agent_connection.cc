@@ -147,6 +147,10 @@ bool AgentStream::full() const {
     return hub_->unsent() >= limits::kFrameChunkBytes;
 }
 
+uint16_t AgentStream::protocol() const {
+    return hub_->info.protocol;
+}
+
 void AgentStream::fail_connection(std::string why) {
     std::unique_lock lock(hub_->mutex);
     hub_->end({Code::corrupt, std::move(why)});

@@ -55,6 +55,7 @@ class AgentStream : public AgentChannel {
     Result<const wire::Frame*> next() override;
     Status wait(Deadline deadline, std::span<pollfd> others) override;
     bool full() const override;
+    uint16_t protocol() const override;
     void fail_connection(std::string why) override;
 
   private:

@@ -26,6 +26,11 @@ void ExecControl::cancel() {
     signal(SIGKILL);
 }
 
+void ExecControl::resize(TerminalSize size) {
+    size_.store(uint64_t{size.rows} << 32 | uint64_t{size.columns} << 16 | 1);
+    ::eventfd_write(event_.get(), 1);
+}
+
 std::vector<std::string> assignments_of(
     const std::vector<std::pair<std::string, std::string>>& variables) {
     std::vector<std::string> assignments;
@@ -60,19 +65,38 @@ Result<ExecResult> ExecStream::run(const ExecRequest& request) {
     }
 }
 
-Status ExecStream::send_request(const ExecRequest& request) {
+// What an older agent would pass over is not asked of it.
+Status ExecStream::check(const ExecRequest& request) const {
     TRY(check_names(request.environment));
+    constexpr uint16_t kTerminalProtocol = 3;  // schema/agent.fbs
+    if ((request.pty || !request.session.empty()) && channel_.protocol() < kTerminalProtocol) {
+        return fail(Code::host_unsupported,
+                    "terminals and sessions: need protocol version 3, and this sandbox's agent "
+                    "speaks " +
+                        std::to_string(channel_.protocol()));
+    }
+    return {};
+}
+
+Status ExecStream::send_request(const ExecRequest& request) {
+    TRY(check(request));
     auto& buffer = channel_.buffer();
     const auto argv = buffer.CreateVectorOfStrings(request.argv);
     const auto environment = buffer.CreateVectorOfStrings(assignments_of(request.environment));
     const auto unset = buffer.CreateVectorOfStrings(request.unset);
     const auto cwd = buffer.CreateString(request.cwd);
     const auto user = buffer.CreateString(request.user);
+    flatbuffers::Offset<wire::Pty> pty;
+    if (request.pty)
+        pty = wire::CreatePty(buffer, request.pty->rows, request.pty->columns);
+    flatbuffers::Offset<flatbuffers::String> session;
+    if (!request.session.empty())
+        session = buffer.CreateString(request.session);
     stdin_open_ = streams_.stdin_fd >= 0;
     return channel_.send(wire::CreateExec(
         buffer, argv, environment, unset, request.clear_environment, cwd, user, stdin_open_,
         static_cast<uint64_t>(std::max<int64_t>(request.timeout.count(), 0)),
-        limits::kOutputCreditBytes, limits::kOutputCreditBytes));
+        limits::kOutputCreditBytes, limits::kOutputCreditBytes, pty, session));
 }
 
 // For the agent, for stdin while it may be sent, for orders once there is a command to get them.
@@ -99,7 +123,11 @@ Status ExecStream::take_orders() {
         signals &= signals - 1;
         TRY(send_signal(number));
     }
-    return {};
+    const uint64_t size = streams_.control->size_.exchange(0);
+    if (size == 0)
+        return {};
+    return channel_.send(wire::CreateWindowSize(
+        channel_.buffer(), static_cast<uint16_t>(size >> 32), static_cast<uint16_t>(size >> 16)));
 }
 
 Status ExecStream::send_signal(int number) {
@@ -138,7 +166,9 @@ Result<std::optional<ExecResult>> ExecStream::take(const wire::Frame& frame) {
     } else if (const auto* exited = frame.body_as_Exited()) {
         ExecResult result = {.signal = exited->signal(),
                              .cpu_us = exited->cpu_us(),
-                             .peak_memory_bytes = exited->peak_memory_bytes()};
+                             .peak_memory_bytes = exited->peak_memory_bytes(),
+                             .oom_killed = exited->oom_killed(),
+                             .session_ended = exited->session_ended()};
         if (exited->timed_out()) {
             result.end = ExecResult::End::timed_out;
             result.exit_status = 124;

@@ -31,6 +31,8 @@ class AgentChannel {
     // Waits until `next` may have one, or one of `others` is ready (their revents are set). Errors:
     // timeout, and the connection's.
     virtual Status wait(AgentClient::Deadline deadline, std::span<pollfd> others) = 0;
+    // The version that is spoken.
+    virtual uint16_t protocol() const = 0;
     // The peer breaks the protocol.
     virtual void fail_connection(std::string why) = 0;
 };
@@ -49,6 +51,7 @@ class WireChannel : public AgentChannel {
     Status wait(AgentClient::Deadline deadline, std::span<pollfd> others) override {
         return wire_.turn(deadline, others);
     }
+    uint16_t protocol() const override { return wire_.info.protocol; }
     void fail_connection(std::string why) override { wire_.close(std::move(why)); }
 
   private:
@@ -64,6 +67,7 @@ class ExecStream {
     Result<ExecResult> run(const ExecRequest& request);
 
   private:
+    Status check(const ExecRequest& request) const;
     Status send_request(const ExecRequest& request);
     Status wait();
     Status take_orders();

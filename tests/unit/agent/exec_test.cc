@@ -5,10 +5,9 @@
 #include <sys/stat.h>
 
 #include <atomic>
-#include <fstream>
 #include <thread>
 
-#include "tests/unit/agent/running_agent.h"
+#include "tests/unit/agent/exec_fixture.h"
 
 namespace spore {
 namespace {
@@ -17,55 +16,7 @@ using std::chrono_literals::operator""ms;
 using testing::HasSubstr;
 using End = ExecResult::End;
 
-class Exec : public testing::Test {
-  protected:
-    RunningAgent agent;
-    AgentClient client = agent.client();
-
-    Outcome ok(const ExecRequest& request, ExecStreams streams = {}) {
-        auto outcome = run(client, request, std::move(streams));
-        EXPECT_TRUE(outcome) << outcome.error().message;
-        return outcome ? std::move(*outcome) : Outcome{};
-    }
-    Error error_of(const ExecRequest& request) {
-        auto outcome = run(client, request);
-        EXPECT_FALSE(outcome);
-        return outcome ? Error{} : outcome.error();
-    }
-};
-
-// Bytes of every value in an order that a shifted or lost chunk would break.
-std::string pattern(size_t size, uint32_t seed) {
-    std::string bytes(size, '\0');
-    uint32_t state = seed;
-    for (char& byte : bytes) {
-        state = state * 1664525 + 1013904223;
-        byte = static_cast<char>(state >> 24);
-    }
-    return bytes;
-}
-
-std::string write_file(const std::string& path, const std::string& content) {
-    std::ofstream(path, std::ios::binary) << content;
-    return path;
-}
-
-// Whether a process that once was there has ended; waits for it.
-bool ends(pid_t pid) {
-    const auto deadline = soon();
-    while (::kill(pid, 0) == 0) {
-        // A zombie has ended too; who reaps it, if its parent died, is this machine's affair.
-        std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-        std::string line;
-        std::getline(stat, line);
-        if (line.find(") Z") != std::string::npos)
-            return true;
-        if (std::chrono::steady_clock::now() > deadline)
-            return false;
-        ::usleep(2000);
-    }
-    return true;
-}
+using Exec = ExecFixture;
 
 TEST_F(Exec, GivesOutputAndStatus) {
     const Outcome outcome = ok(shell("echo out; echo err >&2; exit 3"));
