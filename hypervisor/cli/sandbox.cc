@@ -93,7 +93,10 @@ Status create(Context& context, CreateOptions& options) {
         std::printf("%s\n", created.info.record.id.c_str());
         return {};
     }
-    TRY(learn_times(home, created));
+    // The sandbox is there, whether its VMM tells of its times or not.
+    if (auto learnt = learn_times(home, created); !learnt)
+        std::fprintf(stderr, "spore: times of '%s': %s\n", created.info.record.id.c_str(),
+                     learnt.error().message.c_str());
     print_json(to_json(created));
     return {};
 }

@@ -149,8 +149,10 @@ class Creation {
             return start_vmm(program, arguments, directory_, directory_ / "vmm.log", deadline_, -1,
                              &spot);
         }));
-        if (!cpu_checked)
-            TRY(note_run_here(source.directory));
+        // Without the note the next clone compares again; no reason to fail this one.
+        if (auto noted = cpu_checked ? Status() : note_run_here(source.directory); !noted)
+            spec_.progress("the CPU check of '" + spec_.template_name +
+                           "' could not be noted: " + noted.error().message);
         return {};
     }
 
