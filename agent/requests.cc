@@ -2,6 +2,7 @@
 // into meson.build.
 
 #include "agent/command.h"
+#include "agent/process_streams.h"
 #include "agent/request.h"
 #include "agent/server.h"
 
@@ -66,15 +67,15 @@ constexpr RequestKind kRequests[] = {
     {Body::Symlink, nullptr},
     {Body::SetAttributes, nullptr},
     {Body::Watch, nullptr},
-    {Body::ProcessStart, nullptr},
-    {Body::ProcessList, nullptr},
-    {Body::ProcessLogs, nullptr},
-    {Body::ProcessWait, nullptr},
-    {Body::ProcessSignal, nullptr},
-    {Body::ProcessRemove, nullptr},
-    {Body::ProcessInput, nullptr},
-    {Body::WaitPort, nullptr},
-    {Body::WaitLog, nullptr},
+    {Body::ProcessStart, serve_process_start},
+    {Body::ProcessList, serve_process_list},
+    {Body::ProcessLogs, serve_process_logs},
+    {Body::ProcessWait, serve_process_wait},
+    {Body::ProcessSignal, serve_process_signal},
+    {Body::ProcessRemove, serve_process_remove},
+    {Body::ProcessInput, serve_process_input},
+    {Body::WaitPort, serve_wait_port},
+    {Body::WaitLog, serve_wait_log},
     {Body::SessionCreate, nullptr},
     {Body::SessionList, nullptr},
     {Body::SessionDelete, nullptr},

@@ -120,7 +120,7 @@ void Server::reap() {
         rusage usage = {};
         const pid_t pid = ::wait4(-1, &status, WNOHANG, &usage);
         if (pid <= 0)
-            return;
+            break;
         const auto found = children_.find(pid);
         if (found == children_.end())
             continue;  // an orphan, or the command of a client that has gone
@@ -128,6 +128,7 @@ void Server::reap() {
         remove_child(pid);
         child.on_exit(status, usage);
     }
+    processes_.sweep_groups();
 }
 
 Status Server::may_start() const {

@@ -10,6 +10,7 @@
 #include "agent/connection.h"
 #include "agent/guest.h"
 #include "agent/poller.h"
+#include "agent/processes.h"
 #include "agent/timer.h"
 
 namespace spore {
@@ -37,6 +38,7 @@ class Server {
     Guest& guest() { return guest_; }
     Poller& poller() { return poller_; }
     Timers& timers() { return timers_; }
+    Processes& processes() { return processes_; }
     // Ends `run` once the answer is out. Errors: the system does not allow it.
     Status request_power_off();
     // Bytes on their way from a pipe into a frame.
@@ -74,6 +76,7 @@ class Server {
     bool accept_paused_ = false;
     std::array<std::byte, limits::kFrameChunkBytes> scratch_;
     std::unordered_map<pid_t, Child*> children_;
+    Processes processes_{*this};
     std::list<Watch> discarded_;
     std::deque<Stream*> turns_;
     std::list<Connection> connections_;

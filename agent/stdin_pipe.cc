@@ -8,7 +8,7 @@ void StdinPipe::open(Poller& poller, UniqueFd fd, bool terminal) {
     type_end_ = terminal;
     watch_.open(poller, std::move(fd), [this](uint32_t events) {
         if ((events & EPOLLERR) != 0)
-            closed_by_program();
+            end();
         else
             write();
     });
@@ -16,7 +16,7 @@ void StdinPipe::open(Poller& poller, UniqueFd fd, bool terminal) {
 
 void StdinPipe::start() {
     if (!watch_.want(kErrorOnly))
-        closed_by_program();
+        end();
 }
 
 Status StdinPipe::take(const wire::StdinData& data) {
@@ -46,11 +46,11 @@ void StdinPipe::write() {
             continue;
         if (count < 0 && errno == EAGAIN) {
             if (!watch_.want(kWritable))
-                closed_by_program();
+                end();
             return;
         }
         if (count < 0)
-            return closed_by_program();
+            return end();
         last_ = waiting_[written_ + static_cast<size_t>(count) - 1];
         written_ += static_cast<size_t>(count);
         grant(static_cast<size_t>(count));
@@ -60,11 +60,13 @@ void StdinPipe::write() {
     if (eof_ && type_end())
         return write();
     if (eof_) {
-        watch_.close();
+        close();
+        if (listener_.finished)
+            listener_.finished();
         return;
     }
     if (!watch_.want(kErrorOnly))
-        closed_by_program();
+        end();
 }
 
 // The end of a terminal's input is a character of it, which costs no credit.
@@ -81,7 +83,9 @@ void StdinPipe::close() {
     written_ = 0;
 }
 
-void StdinPipe::closed_by_program() {
+void StdinPipe::end() {
+    if (!watch_)
+        return;
     close();
     if (listener_.closed)
         listener_.closed();

@@ -13,10 +13,12 @@ namespace spore {
 class StdinPipe {
   public:
     StdinPipe() = default;
-    // Who is told: that so many bytes more may be sent, and that the program has closed it.
+    // Who is told: that so many bytes more may be sent; that nothing is read any more; that the
+    // client's end has been written.
     struct Listener {
         std::function<void(uint32_t bytes)> granted;
         std::function<void()> closed;
+        std::function<void()> finished;
     };
 
     // Takes the pipe's end, or a terminal's, which does not block. A terminal's end is typed.
@@ -27,9 +29,12 @@ class StdinPipe {
     // Errors: the client broke the protocol.
     Status take(const wire::StdinData& data);
     void close();
+    // Closes it, and tells so: the program has ended.
+    void end();
 
     // What may be sent now, with all that was granted before.
     uint32_t credit() const { return credit_; }
+    bool listened() const { return listener_.granted != nullptr; }
     // A new client starts with what there is room for.
     uint32_t grant_anew();
     // The client has sent its end.
@@ -41,7 +46,6 @@ class StdinPipe {
     static constexpr uint32_t kErrorOnly = EPOLLET;
 
     void write();
-    void closed_by_program();
     void grant(size_t bytes);
     bool type_end();
 

@@ -129,6 +129,28 @@ inline constexpr uint32_t kLogLineBytesMax = 16 * kKiB;
 // up to three descriptors and kStdinCreditBytes.
 inline constexpr uint32_t kAgentConnectionsMax = 256;
 inline constexpr uint32_t kAgentCommandsMax = 512;
+// Processes that the agent keeps, running and ended together; when there are too many the ended
+// ones are forgotten, the oldest first. Each that runs costs it up to three descriptors.
+inline constexpr uint32_t kProcessesMax = 256;
+static_assert(kProcessesMax <= kAgentCommandsMax);
+// What the agent keeps of one process's output, and of that of all: reserved when one is started.
+// One record is what one read(2) of its output gave, and counts with what it costs beside its
+// bytes.
+inline constexpr uint32_t kProcessLogBytesDefault = 256 * kKiB;
+inline constexpr uint32_t kProcessLogBytesMin = 64 * kKiB;
+inline constexpr uint32_t kProcessLogBytesMax = 16 * kMiB;
+inline constexpr uint32_t kProcessLogsBytesMax = 64 * kMiB;
+inline constexpr uint32_t kLogRecordBytesMax = 16 * kKiB;
+inline constexpr uint32_t kLogRecordCostBytes = 96;
+static_assert(kProcessesMax * kProcessLogBytesDefault <= kProcessLogsBytesMax);
+static_assert(kProcessLogBytesMin >= 2 * (kLogRecordBytesMax + kLogRecordCostBytes));
+// Words of a process's argv that ProcessInfo has: the agent keeps no more of them.
+inline constexpr uint32_t kProcessArgvBytesMax = 4 * kKiB;
+// A regular expression of WaitLog, and the steps that it is compiled to: each is looked at for each
+// byte of a line at worst, so a line of the longest costs the agent some 0.1 s.
+inline constexpr uint32_t kExpressionBytesMax = 1024;
+inline constexpr uint32_t kExpressionStepsMax = 1000;
+inline constexpr uint32_t kExpressionDepthMax = 64;
 // Streams that one connection has open at once: all those commands, and as many others.
 inline constexpr uint32_t kAgentStreamsMax = 1024;
 static_assert(kAgentStreamsMax > kAgentCommandsMax);
