@@ -14,11 +14,12 @@ from host import Skipped, check, check_equal, not_yet, wait_until
 from pool_tests import Pool, no_pool_left
 
 CLOCK_BOUND_S = 0.25  # AgentClient's kClockErrorMax
-BEAT_S = 3
+BEAT_S = 1
 # A beat across the snapshot also has the guest's own way into and out of it: frozen, synced, sealed;
 # identified, thawed. Clones that share the bed's one CPU with others take their time for it.
 LATE_S = 8
-PARKED_S = 20  # must show as more than LATE_S if it is taken for the guest's time
+PARKED_S = 10
+TICK_S = 0.02  # /proc/uptime has hundredths
 ALARM_S, HOUR_S = 1800, 3600
 
 # Runs from before the snapshot on: on every CPU something sleeps at any moment, and two sleep long.
@@ -88,8 +89,9 @@ def prepared(host, kernel, cpus):
 class Clone:
     """A sandbox, spoken to without a `spore` for each word, so that its clock can be read closely."""
 
-    def __init__(self, host, name):
-        self.name = name
+    def __init__(self, host, name, made=None):
+        """`made`: when the host began and ended making it."""
+        self.name, self.made = name, made
         self.agent = Agent(os.path.join(host.home, 'sandboxes', name, 'v'), 60)
 
     def __enter__(self):
@@ -111,6 +113,14 @@ class Clone:
     def uptime_s(self):
         return float(self.agent.run('cat', '/proc/uptime').text.split()[0])
 
+    def at_snapshot_s(self):
+        """What its uptime was at the snapshot, at least and at most, if it has gone on with the host's
+        clock since its first instruction, which was while it was made, and has stood still before."""
+        before = time.monotonic()
+        uptime = self.uptime_s()
+        after = time.monotonic()
+        return uptime - (after - self.made[0]), uptime - (before - self.made[1])
+
     def watch(self):
         return [line.split() for line in self.agent.run('cat', '/var/watch').text.splitlines()]
 
@@ -128,7 +138,8 @@ def check_beats(clone, cpus):
         check(mine[0][1] < since, f'{clone.name}: CPU {cpu} had no sleeper before')
         for _, begun, ended in mine:
             slept = (ended - begun) / 1e9
-            check(BEAT_S <= slept < BEAT_S + LATE_S, f'{clone.name}: CPU {cpu} slept {slept:.2f} s of {BEAT_S}')
+            check(BEAT_S <= slept < BEAT_S + LATE_S, f'{clone.name}: CPU {cpu} slept {slept:.2f} s of {BEAT_S}, '
+                  f'from {begun / 1e9:.2f} s on')
         for (_, _, ended), (_, begun, _) in zip(mine, mine[1:]):
             check(begun >= ended, f'{clone.name}: CPU {cpu}: its clock went back')
 
@@ -150,31 +161,46 @@ def check_still_asleep(clone):
                 f'{clone.name}: who woke of those that sleep half an hour and more')
 
 
+def check_same_snapshot(clone, other, waited_s):
+    """The clones' clocks went on from one moment: that they waited before they ran is not seen in them."""
+    ours, theirs = clone.at_snapshot_s(), other.at_snapshot_s()
+    check(ours[0] <= theirs[1] + TICK_S and theirs[0] <= ours[1] + TICK_S,
+          f'{clone.name}: at the snapshot it was up for {ours[0]:.2f} to {ours[1]:.2f} s, '
+          f'{other.name} for {theirs[0]:.2f} to {theirs[1]:.2f} s')
+    unsure_s = ours[1] - ours[0] + theirs[1] - theirs[0]
+    check(waited_s > unsure_s, f'{clone.name}: to wait for {waited_s:.1f} s cannot be told from '
+          f'the time that making both took, {unsure_s:.1f} s')
+
+
 def every_source(kernel, cpus):
     """Clones of each kind, the parked one after it has waited."""
     def test(host):
         template = prepared(host, kernel, cpus)
         with Pool(host, parked=1, ready=1, template=template) as pool:
-            parked_since = time.monotonic()
-            made = {'cold': pool.create(f't-{kernel}-{cpus}-cold', '--cold')['source']}
-            with Clone(host, pool.names[0]) as clone:
-                check_beats(clone, cpus)
-                check_clocks(clone, cpus)
-                cold_uptime = clone.uptime_s()
-            wait_until(lambda: time.monotonic() > parked_since + PARKED_S, 'the parked clone to wait')
-            keeper = pool.status()['keeper_pid']
-            os.kill(keeper, signal.SIGSTOP)  # nothing is parked anew meanwhile
-            for source in ('parked', 'ready'):
-                made[source] = pool.create(f't-{kernel}-{cpus}-{source}')['source']
-            os.kill(keeper, signal.SIGCONT)
-            check_equal(made, {source: source for source in made}, 'where the clones came from')
-            for name in pool.names[1:]:
-                with Clone(host, name) as clone:
-                    check(clone.uptime_s() < cold_uptime + LATE_S, f'{name}: up for {clone.uptime_s()} s, '
-                          f'the cold one for {cold_uptime} s when it had done all this')
-                    check_beats(clone, cpus)
-                    check_clocks(clone, cpus)
-                    check_still_asleep(clone)
+            waits_since = time.monotonic()
+
+            def create(source, *options):
+                begun = time.monotonic()
+                name = f't-{kernel}-{cpus}-{source}'
+                check_equal(pool.create(name, *options)['source'], source, f'{name}: where it came from')
+                return Clone(host, name, (begun, time.monotonic()))
+
+            with create('cold', '--cold') as cold:
+                check_beats(cold, cpus)
+                check_clocks(cold, cpus)
+                took_s = cold.made[1] - cold.made[0]
+                wait_until(lambda: time.monotonic() > waits_since + max(PARKED_S, 4 * took_s), 'others to wait')
+                keeper = pool.status()['keeper_pid']
+                os.kill(keeper, signal.SIGSTOP)  # nothing is made anew meanwhile
+                try:
+                    for source in ('parked', 'ready'):
+                        with create(source) as clone:
+                            check_same_snapshot(clone, cold, clone.made[0] - waits_since)
+                            check_beats(clone, cpus)
+                            check_clocks(clone, cpus)
+                            check_still_asleep(clone)
+                finally:
+                    os.kill(keeper, signal.SIGCONT)
         no_pool_left(host)
     return test
 
@@ -210,15 +236,14 @@ def an_hour_old(host):
             host.run('destroy', 'later', status=None)
 
 
-# A ready clone with 2 CPUs was up for 37 s where 12 s were expected, once, on a machine under load: the comparison
-# may be what is wrong, or the clone's clock.
-LATE = 'compares how long clones have been up, which failed once with 2 CPUs; not looked into yet'
+# Passed twice; a third time the template's boot was not over in 180 s, on a machine with a load of ten: not seen why.
+SLOW_BOOT = 'a template of the stock kernel with 4 CPUs did not boot once on a busy machine; not looked into yet'
 
 TESTS = [
     ('time-1cpu-tuned', every_source('tuned', 1)),
-    ('time-2cpus-tuned', not_yet(every_source('tuned', 2), LATE)),
-    ('time-4cpus-tuned', not_yet(every_source('tuned', 4), LATE)),
-    ('time-1cpu-stock', not_yet(every_source('stock', 1), LATE)),
-    ('time-4cpus-stock', not_yet(every_source('stock', 4), LATE)),
+    ('time-2cpus-tuned', every_source('tuned', 2)),
+    ('time-4cpus-tuned', every_source('tuned', 4)),
+    ('time-1cpu-stock', every_source('stock', 1)),
+    ('time-4cpus-stock', not_yet(every_source('stock', 4), SLOW_BOOT)),
     ('time-an-hour-later', an_hour_old),
 ]
