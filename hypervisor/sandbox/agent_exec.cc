@@ -49,6 +49,43 @@ Status check_names(const std::vector<std::pair<std::string, std::string>>& varia
     return {};
 }
 
+flatbuffers::Offset<wire::Exec> make_exec(flatbuffers::FlatBufferBuilder& buffer,
+                                          const ExecRequest& request, bool with_stdin) {
+    const auto argv = buffer.CreateVectorOfStrings(request.argv);
+    const auto environment = buffer.CreateVectorOfStrings(assignments_of(request.environment));
+    const auto unset = buffer.CreateVectorOfStrings(request.unset);
+    const auto cwd = buffer.CreateString(request.cwd);
+    const auto user = buffer.CreateString(request.user);
+    flatbuffers::Offset<wire::Pty> pty;
+    if (request.pty)
+        pty = wire::CreatePty(buffer, request.pty->rows, request.pty->columns);
+    flatbuffers::Offset<flatbuffers::String> session;
+    if (!request.session.empty())
+        session = buffer.CreateString(request.session);
+    return wire::CreateExec(buffer, argv, environment, unset, request.clear_environment, cwd, user,
+                            with_stdin,
+                            static_cast<uint64_t>(std::max<int64_t>(request.timeout.count(), 0)),
+                            limits::kOutputCreditBytes, limits::kOutputCreditBytes, pty, session);
+}
+
+ExecResult exec_result_of(const wire::Exited& exited) {
+    ExecResult result = {.signal = exited.signal(),
+                         .cpu_us = exited.cpu_us(),
+                         .peak_memory_bytes = exited.peak_memory_bytes(),
+                         .oom_killed = exited.oom_killed(),
+                         .session_ended = exited.session_ended()};
+    if (exited.timed_out()) {
+        result.end = ExecResult::End::timed_out;
+        result.exit_status = 124;
+    } else if (result.signal != 0) {
+        result.end = ExecResult::End::signaled;
+        result.exit_status = 128 + result.signal;
+    } else {
+        result.exit_status = exited.exit_status();
+    }
+    return result;
+}
+
 Result<ExecResult> ExecStream::run(const ExecRequest& request) {
     TRY(send_request(request));
     while (true) {
@@ -80,23 +117,8 @@ Status ExecStream::check(const ExecRequest& request) const {
 
 Status ExecStream::send_request(const ExecRequest& request) {
     TRY(check(request));
-    auto& buffer = channel_.buffer();
-    const auto argv = buffer.CreateVectorOfStrings(request.argv);
-    const auto environment = buffer.CreateVectorOfStrings(assignments_of(request.environment));
-    const auto unset = buffer.CreateVectorOfStrings(request.unset);
-    const auto cwd = buffer.CreateString(request.cwd);
-    const auto user = buffer.CreateString(request.user);
-    flatbuffers::Offset<wire::Pty> pty;
-    if (request.pty)
-        pty = wire::CreatePty(buffer, request.pty->rows, request.pty->columns);
-    flatbuffers::Offset<flatbuffers::String> session;
-    if (!request.session.empty())
-        session = buffer.CreateString(request.session);
     stdin_open_ = streams_.stdin_fd >= 0;
-    return channel_.send(wire::CreateExec(
-        buffer, argv, environment, unset, request.clear_environment, cwd, user, stdin_open_,
-        static_cast<uint64_t>(std::max<int64_t>(request.timeout.count(), 0)),
-        limits::kOutputCreditBytes, limits::kOutputCreditBytes, pty, session));
+    return channel_.send(make_exec(channel_.buffer(), request, stdin_open_));
 }
 
 // For the agent, for stdin while it may be sent, for orders once there is a command to get them.
@@ -164,21 +186,7 @@ Result<std::optional<ExecResult>> ExecStream::take(const wire::Frame& frame) {
     } else if (frame.body_as_StdinClosed() != nullptr) {
         stdin_open_ = false;
     } else if (const auto* exited = frame.body_as_Exited()) {
-        ExecResult result = {.signal = exited->signal(),
-                             .cpu_us = exited->cpu_us(),
-                             .peak_memory_bytes = exited->peak_memory_bytes(),
-                             .oom_killed = exited->oom_killed(),
-                             .session_ended = exited->session_ended()};
-        if (exited->timed_out()) {
-            result.end = ExecResult::End::timed_out;
-            result.exit_status = 124;
-        } else if (result.signal != 0) {
-            result.end = ExecResult::End::signaled;
-            result.exit_status = 128 + result.signal;
-        } else {
-            result.exit_status = exited->exit_status();
-        }
-        return result;
+        return exec_result_of(*exited);
     } else if (const auto* failed = frame.body_as_StartFailed()) {
         return ExecResult{.end = ExecResult::End::not_started,
                           .exit_status = failed->exit_status(),

@@ -13,6 +13,12 @@ std::vector<std::string> assignments_of(
 // Error invalid_argument: a '=' in a name.
 Status check_names(const std::vector<std::pair<std::string, std::string>>& variables);
 
+// What a request asks for, with the credit of both outputs.
+flatbuffers::Offset<wire::Exec> make_exec(flatbuffers::FlatBufferBuilder& buffer,
+                                          const ExecRequest& request, bool with_stdin);
+
+ExecResult exec_result_of(const wire::Exited& exited);
+
 // One stream, whatever connection it is on.
 class AgentChannel {
   public:
