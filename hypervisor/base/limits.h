@@ -52,9 +52,12 @@ inline constexpr size_t kDiskLayersMax = 8;
 // A copy-on-write disk: its map then stays below 512 MiB of memory when every cluster is written.
 inline constexpr uint64_t kLayeredDiskBytesMax = 16 * 1024 * kGiB;
 
-// Entries of the ring: every queue of every device may be full without the submission queue being
-// so more than a few times a second; completions get twice as many and overflow into the kernel.
-inline constexpr uint32_t kRingEntries = 512;
+// Entries of the ring. What is more at a time is submitted in two calls, and completions overflow
+// into the kernel. No more than that, because the kernel counts the ring's memory, 12 KiB, against
+// RLIMIT_MEMLOCK of the user, who is the same one for all jailed VMs: 682 of them within the usual
+// 8 MiB, where 512 entries would be 157.
+inline constexpr uint32_t kRingEntries = 64;
+inline constexpr uint32_t kRingCompletions = 256;
 // A cgroup's path within its hierarchy, or why there is none, as it is handed to a VMM. Paths are
 // as deep as systemd's users are; names are ours.
 inline constexpr size_t kCgroupTextBytesMax = 256;
@@ -192,9 +195,9 @@ inline constexpr uint64_t kWorkingSetWrittenPagesMax = 8 * kMiB / 4096;
 // as map 4 GiB in pages of 4 KiB; a kernel's own are some dozens.
 inline constexpr uint32_t kGuestTablesMax = 2048;
 
-// Threads of one jailed VM (RLIMIT_NPROC): its vCPUs, and the ring's workers, at most as many as
-// entries. Of a zygote, those of all its workers together.
-inline constexpr uint64_t kVmmTasksMax = kRingEntries + 2 * kVcpusMax;
+// Threads of one jailed VM (RLIMIT_NPROC): its vCPUs, and the ring's workers, of which the kernel
+// makes four for each of the host's processors. Of a zygote, those of all its workers together.
+inline constexpr uint64_t kVmmTasksMax = 512 + 2 * kVcpusMax;
 inline constexpr uint64_t kZygoteTasksMax = 64 * kVmmTasksMax;
 
 // sun_path of a UNIX socket, with its terminating zero (unix(7)).

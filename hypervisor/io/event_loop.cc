@@ -1,7 +1,9 @@
 #include "hypervisor/io/event_loop.h"
 
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <cassert>
 #include <semaphore>
 
@@ -57,12 +59,20 @@ Status EventLoop::set_up(const Options& options) {
     // ring starts disabled so that restrictions are in force before the first request.
     params.flags = IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER |
                    IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE;
-    params.cq_entries = options.entries * 2;
+    params.cq_entries = std::max(options.entries * 2, limits::kRingCompletions);
     int made = io_uring_queue_init_params(options.entries, &ring_, &params);
     if (made == -EINVAL || made == -ENOSYS)
         return fail(
             Code::host_unsupported,
             "io_uring_setup: this kernel lacks DEFER_TASKRUN; Linux 6.1 or newer is needed");
+    if (made == -ENOMEM) {
+        rlimit limit = {};
+        ::getrlimit(RLIMIT_MEMLOCK, &limit);
+        return fail(Code::resource_exhausted,
+                    "io_uring_setup: no memory, or more than RLIMIT_MEMLOCK, " +
+                        std::to_string(limit.rlim_cur >> 10) +
+                        " KiB for the rings of all of this user's processes");
+    }
     if (made < 0)
         return fail_errno("io_uring_setup", -made);
     ring_made_ = true;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <array>
@@ -90,6 +91,13 @@ Status close_jail(const VmmOptions& options, Role role, StageTimer& stages) {
     return {};
 }
 
+// The kernel counts the rings' memory by user, and jailed workers are all the same one: 8 MiB, the
+// usual limit, is 157 of them. None can lock memory for itself (mlock is on no list).
+void lift_locked_memory_limit() {
+    constexpr rlimit kNone = {RLIM_INFINITY, RLIM_INFINITY};
+    (void)::setrlimit(RLIMIT_MEMLOCK, &kNone);  // only root can; else the ring says what was short
+}
+
 // A zygote is ready when the snapshot is known to be good.
 Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
     UniqueFd keeper(options.zygote_fd);
@@ -100,6 +108,7 @@ Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
             TRY(open_snapshot(options.restore_directory, options.machine.disks, options.sealed));
         if (options.jail) {
             prepare_fork_jailed();
+            lift_locked_memory_limit();
             StageTimer stages;
             TRY(close_jail(options, Role::zygote, stages));
         }
