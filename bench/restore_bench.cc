@@ -101,8 +101,9 @@ void add_stages(const Clone& clone, const std::string& path) {
     };
     unsigned number = 0;
     for (const auto& [stage, end] : clone.stages) {
-        if (end < clone.begun_ns || end > clone.first_exit_ns)
-            continue;  // ahead of the request, or behind B2 on the loop's thread
+        // Ahead of the request; behind B2, or beside it, on the loop's thread.
+        if (end < clone.begun_ns || end > clone.first_exit_ns || stage == "serve")
+            continue;
         char order[8];
         std::snprintf(order, sizeof(order), "%02u-", number++);
         add(order + stage, end);

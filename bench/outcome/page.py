@@ -96,9 +96,7 @@ def by_number(values):
 
 def stages(samples, path):
     """Medians and 99th percentiles of each stage, in order."""
-    prefix = f'stage/{path}/'
-    rows = [(name[len(prefix) + 3:], figures.quantile(values, 0.5), figures.quantile(values, 0.99))
-            for name, values in sorted(samples.items()) if name.startswith(prefix)]
+    rows = table.stage_rows(samples, path)
     if not rows:
         return ''
     most = max(p99 for _, _, p99 in rows)
@@ -164,7 +162,6 @@ def page(results, samples, about):
         body.append(section(f'Cost by number alive, {path} path', 'B2 of each clone of a row, none ended.',
                             by_number(alive) if alive else ''))
     body.append(section('Stages', 'From the end of the one before; median (dark) and p99.',
-                        ''.join(stages(samples, path) for path in ('parked', 'ready', 'cold', 'ready_at_once',
-                                                                    'cold_at_once'))))
+                        ''.join(stages(samples, path) for path in table.STAGED)))
     return ('<!doctype html><html lang="en"><meta charset="utf-8"><title>Spore: restore</title>'
             f'<style>{STYLE}</style><body>' + '\n'.join(body) + '</body></html>\n')

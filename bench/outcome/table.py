@@ -1,4 +1,8 @@
-"""The table that people get."""
+"""The tables that people get."""
+
+from outcome import figures
+
+STAGED = ('parked', 'ready', 'cold', 'ready_at_once', 'cold_at_once')
 
 
 def number(value, unit=''):
@@ -19,6 +23,24 @@ def row(result):
     holds = {True: 'yes', False: 'NO', None: 'not measured'}[result['holds']]
     return (result['title'], number(result['spore'], unit), number(result['floor'], unit),
             peers or '-', number(result['ratio']), result['target'], holds)
+
+
+def stage_rows(samples, path):
+    """(stage, median, p99) of each, in order."""
+    prefix = f'stage/{path}/'
+    return [(name[len(prefix) + 3:], figures.quantile(values, 0.5), figures.quantile(values, 0.99))
+            for name, values in sorted(samples.items()) if name.startswith(prefix)]
+
+
+def stages(samples):
+    """Where the time of each path goes: the end of each stage from the end of the one before."""
+    lines = ['stages, us: median / p99']
+    for path in STAGED:
+        rows = stage_rows(samples, path)
+        if rows:
+            lines.append(f'  {path}: ' + ', '.join(
+                f'{name} {number(p50)} / {number(p99)}' for name, p50, p99 in rows))
+    return '\n'.join(lines) if len(lines) > 1 else ''
 
 
 def text(results):
