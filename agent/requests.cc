@@ -2,6 +2,7 @@
 // into meson.build.
 
 #include "agent/command.h"
+#include "agent/files.h"
 #include "agent/process_streams.h"
 #include "agent/request.h"
 #include "agent/server.h"
@@ -57,16 +58,16 @@ constexpr RequestKind kRequests[] = {
     {Body::GrowRoot, serve_grow_root},
     {Body::SetClock, serve_set_clock},
     {Body::SetEnvironment, serve_set_environment},
-    {Body::Stat, nullptr},
-    {Body::FileRead, nullptr},
-    {Body::FileWrite, nullptr},
-    {Body::List, nullptr},
-    {Body::Remove, nullptr},
-    {Body::Move, nullptr},
-    {Body::MakeDirectory, nullptr},
-    {Body::Symlink, nullptr},
-    {Body::SetAttributes, nullptr},
-    {Body::Watch, nullptr},
+    {Body::Stat, serve_stat},
+    {Body::FileRead, serve_file_read},
+    {Body::FileWrite, serve_file_write},
+    {Body::List, serve_list},
+    {Body::Remove, serve_remove},
+    {Body::Move, serve_move},
+    {Body::MakeDirectory, serve_make_directory},
+    {Body::Symlink, serve_symlink},
+    {Body::SetAttributes, serve_set_attributes},
+    {Body::Watch, serve_watch},
     {Body::ProcessStart, serve_process_start},
     {Body::ProcessList, serve_process_list},
     {Body::ProcessLogs, serve_process_logs},

@@ -1,0 +1,158 @@
+#pragma once
+
+// A running agent, its files as a client has them, and a directory to work in.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "hypervisor/sandbox/agent_connection.h"
+#include "hypervisor/sandbox/agent_files.h"
+#include "tests/unit/agent/running_agent.h"
+
+namespace spore {
+
+namespace fs = std::filesystem;
+
+// Bytes of every value in an order that a shifted or lost piece would break.
+inline std::string noise(size_t size, uint32_t seed) {
+    std::string bytes(size, '\0');
+    uint32_t state = seed;
+    for (char& byte : bytes) {
+        state = state * 1664525 + 1013904223;
+        byte = static_cast<char>(state >> 24);
+    }
+    return bytes;
+}
+
+// In memory where it can be: these tests make files by the thousand.
+class FilesDirectory {
+  public:
+    FilesDirectory() {
+        const bool memory = ::access("/dev/shm", W_OK) == 0;
+        path_ = std::string(memory ? "/dev/shm" : "/tmp") + "/spore-files-test-XXXXXX";
+        EXPECT_NE(::mkdtemp(path_.data()), nullptr);
+    }
+    ~FilesDirectory() { fs::remove_all(path_); }
+    const std::string& path() const { return path_; }
+
+  private:
+    std::string path_;
+};
+
+class FilesRig : public testing::Test {
+  protected:
+    void SetUp() override {
+        auto made = AgentConnection::over(agent.client());
+        ASSERT_TRUE(made) << made.error().message;
+        connection = std::move(*made);
+        files.emplace(connection);
+        fs::create_directory(work);
+    }
+
+    std::string at(const std::string& name) const { return work + "/" + name; }
+    void put(const std::string& name, std::string_view content) const {
+        std::ofstream(at(name), std::ios::binary) << content;
+    }
+    std::string got(const std::string& name) const {
+        std::ifstream file(at(name), std::ios::binary);
+        return {std::istreambuf_iterator<char>(file), {}};
+    }
+    // Names in a directory of this machine, sorted.
+    std::vector<std::string> names(const std::string& name = "") const {
+        std::vector<std::string> found;
+        for (const auto& entry : fs::directory_iterator(at(name)))
+            found.push_back(entry.path().filename());
+        std::ranges::sort(found);
+        return found;
+    }
+    Result<std::string> read(const std::string& path, uint64_t offset = 0, uint64_t length = 0) {
+        std::string bytes;
+        TRY(files->read(
+            {path, offset, length}, [&](auto more) { return collect(bytes, more); }, soon()));
+        return bytes;
+    }
+    static AgentFiles::Source source_of(const std::string& bytes) {
+        return [&bytes, done = size_t{0}](std::span<std::byte> room) mutable -> Result<size_t> {
+            const size_t count = std::min(room.size(), bytes.size() - done);
+            std::memcpy(room.data(), bytes.data() + done, count);
+            done += count;
+            return count;
+        };
+    }
+    Result<uint64_t> write(const FileWriteSpec& spec, const std::string& bytes) {
+        return files->write(spec, source_of(bytes), soon());
+    }
+    Result<std::vector<FileInfo>> list(const FileListSpec& spec) {
+        std::vector<FileInfo> entries;
+        TRY(files->list(
+            spec,
+            [&](FileInfo&& info) -> Status {
+                entries.push_back(std::move(info));
+                return {};
+            },
+            soon()));
+        return entries;
+    }
+    static std::vector<std::string> paths(const std::vector<FileInfo>& entries) {
+        std::vector<std::string> all;
+        for (const FileInfo& info : entries)
+            all.push_back(info.path);
+        std::ranges::sort(all);
+        return all;
+    }
+    template <typename T>
+    static Code code(const Result<T>& result) {
+        EXPECT_FALSE(result);
+        return result ? Code::internal : result.error().code;
+    }
+    size_t agent_resident_kib() const {
+        std::ifstream status("/proc/" + std::to_string(agent.pid()) + "/status");
+        std::string word;
+        size_t kib = 0;
+        while (status >> word) {
+            if (word == "VmRSS:")
+                status >> kib;
+        }
+        return kib;
+    }
+    // Descriptors that the agent has open.
+    size_t agent_descriptors() const {
+        size_t count = 0;
+        for ([[maybe_unused]] const auto& each :
+             fs::directory_iterator("/proc/" + std::to_string(agent.pid()) + "/fd"))
+            ++count;
+        return count;
+    }
+
+    RunningAgent agent;
+    const FilesDirectory base;
+    const std::string& outside = base.path();
+    const std::string work = outside + "/work";
+    std::shared_ptr<AgentConnection> connection;
+    std::optional<AgentFiles> files;
+};
+
+// A file system of its own, that small.
+class SmallDisk {
+  public:
+    explicit SmallDisk(const std::string& path) : path_(path) {
+        fs::create_directory(path);
+        mounted_ = ::mount("tmpfs", path.c_str(), "tmpfs", 0, "size=1m") == 0;
+    }
+    ~SmallDisk() {
+        if (mounted_)
+            ::umount2(path_.c_str(), MNT_DETACH);
+    }
+    explicit operator bool() const { return mounted_; }
+
+  private:
+    std::string path_;
+    bool mounted_ = false;
+};
+
+}  // namespace spore
