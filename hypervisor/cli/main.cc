@@ -74,6 +74,8 @@ int run(int argc, char** argv) {
     add_process(app, context);
     add_exec(app, context);
     add_shell(app, context);
+    add_file(app, context);
+    add_cp(app, context);
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& success) {

@@ -1,0 +1,252 @@
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <climits>
+#include <deque>
+#include <filesystem>
+
+#include "hypervisor/sandbox/agent_copy.h"
+#include "hypervisor/sandbox/agent_file_streams.h"
+
+namespace spore {
+
+namespace {
+
+// Files whose bytes are sent while others are only asked for, or not yet answered: a small file
+// then costs no round trip of its own.
+constexpr size_t kAhead = 8;
+
+int64_t time_of_file(const struct stat& about) {
+    return int64_t{about.st_mtim.tv_sec} * 1'000'000'000 + about.st_mtim.tv_nsec;
+}
+
+struct CloseDirectory {
+    void operator()(DIR* directory) const { ::closedir(directory); }
+};
+using OpenDirectory = std::unique_ptr<DIR, CloseDirectory>;
+
+// One tree or file on its way into the guest.
+class CopyIn {
+  public:
+    CopyIn(const std::shared_ptr<AgentConnection>& connection, const CopyOptions& options)
+        : connection_(connection), files_(connection), options_(options) {}
+
+    Result<CopyCounts> run(const std::string& from, const std::string& to) {
+        UniqueFd source(::open(from.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+        struct stat about = {};
+        if (!source || ::fstat(source.get(), &about) != 0)
+            return fail_errno("'" + from + "'");
+        std::string name = std::filesystem::path(from).lexically_normal().filename();
+        if (name.empty() && from.back() == '/' && from.size() > 1)
+            name = std::filesystem::path(from).parent_path().filename();
+        const bool contents = from.ends_with("/.") || name.empty() || name == "." || name == "..";
+        const std::string target = TRY(target_of(to, contents ? "" : name));
+        if (S_ISDIR(about.st_mode))
+            TRY(copy_tree(std::move(source), about, target, contents));
+        else if (S_ISREG(about.st_mode))
+            TRY(begin_file(std::move(source), about, target));
+        else
+            return fail(Code::invalid_argument, "'" + from + "': is no file and no directory");
+        TRY(feed_all(0));
+        TRY(finish_all(0));
+        TRY(set_directories());
+        return counts_;
+    }
+
+  private:
+    struct Uploading {
+        FileUpload upload;
+        UniqueFd file;
+        std::string path;
+    };
+    struct Level {
+        OpenDirectory directory;
+        std::string path;  // in the guest
+    };
+    struct Attributes {
+        std::string path;
+        uint32_t mode;
+        int64_t mtime_ns;
+    };
+
+    Result<std::string> target_of(const std::string& to, const std::string& name) {
+        if (to.empty())
+            return fail(Code::invalid_argument, "the target's path: is empty");
+        if (name.empty())
+            return to;
+        if (to.ends_with('/'))
+            return to + name;
+        const auto there = files_.stat(to, true, options_.deadline);
+        if (!there && there.error().code != Code::not_found)
+            return std::unexpected(there.error());
+        return there && there->kind == FileKind::directory ? to + "/" + name : to;
+    }
+
+    Status copy_tree(UniqueFd source, const struct stat& about, const std::string& target,
+                     bool contents) {
+        TRY(enter(std::move(source), about, target, contents));
+        while (!levels_.empty()) {
+            errno = 0;
+            const dirent* entry = ::readdir(levels_.back().directory.get());
+            if (entry == nullptr && errno != 0)
+                return fail_errno("read a directory for '" + levels_.back().path + "'");
+            if (entry == nullptr)
+                levels_.pop_back();
+            else if (std::string_view(entry->d_name) != "." &&
+                     std::string_view(entry->d_name) != "..")
+                TRY(copy_entry(entry->d_name));
+        }
+        return {};
+    }
+
+    Status copy_entry(const std::string& name) {
+        const int directory = ::dirfd(levels_.back().directory.get());
+        const std::string target = levels_.back().path + "/" + name;
+        struct stat about = {};
+        if (::fstatat(directory, name.c_str(), &about, AT_SYMLINK_NOFOLLOW) != 0)
+            return skip(target, std::strerror(errno));
+        if (S_ISLNK(about.st_mode))
+            return copy_link(directory, name, target);
+        if (!S_ISDIR(about.st_mode) && !S_ISREG(about.st_mode))
+            return skip(target, "is no file, directory or symbolic link");
+        UniqueFd file(::openat(directory, name.c_str(),
+                               O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+        if (!file || ::fstat(file.get(), &about) != 0)
+            return fail_errno("open what is to be '" + target + "'");
+        if (S_ISDIR(about.st_mode))
+            return enter(std::move(file), about, target, false);
+        if (S_ISREG(about.st_mode))
+            return begin_file(std::move(file), about, target);
+        return skip(target, "is no file, directory or symbolic link");
+    }
+
+    Status enter(UniqueFd source, const struct stat& about, const std::string& target,
+                 bool contents) {
+        // Open to us until all is in it. It must be there before anything is asked for in it.
+        if (Status made = files_.make_directory(target, 0, true, options_.user, options_.deadline);
+            !made)
+            return std::unexpected(std::move(made).error());
+        if (!contents)
+            directories_.push_back({target, about.st_mode & 07777, time_of_file(about)});
+        OpenDirectory directory(::fdopendir(source.get()));
+        if (!directory)
+            return fail_errno("read what is to be '" + target + "'");
+        (void)source.release();
+        levels_.push_back({std::move(directory),
+                           target.ends_with('/') ? target.substr(0, target.size() - 1) : target});
+        ++counts_.directories;
+        return {};
+    }
+
+    Status copy_link(int directory, const std::string& name, const std::string& target) {
+        std::string words(PATH_MAX, '\0');
+        const ssize_t size = ::readlinkat(directory, name.c_str(), words.data(), words.size());
+        if (size < 0)
+            return skip(target, std::strerror(errno));
+        words.resize(static_cast<size_t>(size));
+        TRY(files_.make_symlink(target, words, true, options_.deadline));
+        ++counts_.links;
+        return {};
+    }
+
+    Status begin_file(UniqueFd file, const struct stat& about, const std::string& target) {
+        auto next = std::make_unique<Uploading>(
+            Uploading{FileUpload(*connection_, options_.deadline), std::move(file), target});
+        TRY(next->upload.begin({.path = target,
+                                .mode = about.st_mode & 07777,
+                                .parents = levels_.empty(),
+                                .user = options_.user,
+                                .mtime_ns = time_of_file(about)}));
+        begun_.push_back(std::move(next));
+        return feed_all(kAhead);
+    }
+
+    // Sends the bytes of all but the last `left` that were asked for.
+    Status feed_all(size_t left) {
+        while (begun_.size() > left) {
+            auto first = std::move(begun_.front());
+            begun_.pop_front();
+            const auto source = [&](std::span<std::byte> room) -> Result<size_t> {
+                ssize_t count = -1;
+                do {
+                    count = ::read(first->file.get(), room.data(), room.size());
+                } while (count < 0 && errno == EINTR);
+                if (count < 0)
+                    return fail_errno("read what is to be '" + first->path + "'");
+                counts_.bytes += static_cast<size_t>(count);
+                progress();
+                return static_cast<size_t>(count);
+            };
+            TRY(first->upload.feed(source, -1));
+            first->file.reset();
+            fed_.push_back(std::move(first));
+            TRY(finish_all(kAhead));
+        }
+        return {};
+    }
+
+    Status finish_all(size_t left) {
+        while (fed_.size() > left) {
+            TRY(fed_.front()->upload.finish());
+            fed_.pop_front();
+            ++counts_.files;
+            progress();
+        }
+        return {};
+    }
+
+    // The deepest first, when nothing more changes their times.
+    Status set_directories() {
+        std::deque<AgentStream> asked;
+        const auto answered = [&](size_t left) -> Status {
+            while (asked.size() > left) {
+                TRY(asked.front().receive_done(options_.deadline));
+                asked.pop_front();
+            }
+            return {};
+        };
+        for (; !directories_.empty(); directories_.pop_back()) {
+            const Attributes& each = directories_.back();
+            AgentStream& stream = asked.emplace_back(connection_->open());
+            stream.set_deadline(options_.deadline);
+            auto& buffer = stream.buffer();
+            const auto path = bytes_of(buffer, each.path);
+            TRY(stream.send(
+                wire::CreateSetAttributes(buffer, path, false, true, each.mode, 0, each.mtime_ns)));
+            TRY(answered(kAhead));
+        }
+        return answered(0);
+    }
+
+    Status skip(const std::string& path, const std::string& why) {
+        ++counts_.skipped;
+        if (options_.on_skipped)
+            options_.on_skipped(path, why);
+        return {};
+    }
+
+    void progress() const {
+        if (options_.on_progress)
+            options_.on_progress(counts_);
+    }
+
+    std::shared_ptr<AgentConnection> connection_;
+    AgentFiles files_;
+    const CopyOptions& options_;
+    CopyCounts counts_;
+    std::vector<Level> levels_;
+    std::vector<Attributes> directories_;
+    std::deque<std::unique_ptr<Uploading>> begun_, fed_;
+};
+
+}  // namespace
+
+Result<CopyCounts> copy_in(const std::shared_ptr<AgentConnection>& connection,
+                           const std::string& from, const std::string& to,
+                           const CopyOptions& options) {
+    return CopyIn(connection, options).run(from, to);
+}
+
+}  // namespace spore

@@ -1,0 +1,283 @@
+// Trees between this host and a guest: with the real agent, and with one that wants out.
+
+#include "hypervisor/sandbox/agent_copy.h"
+
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <thread>
+
+#include "tests/unit/agent/files_rig.h"
+
+namespace spore {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class Copy : public FilesRig {
+  protected:
+    Result<CopyCounts> in(const std::string& from, const std::string& to) {
+        return copy_in(connection, at(from), at(to), {});
+    }
+    Result<CopyCounts> out(const std::string& from, const std::string& to) {
+        return copy_out(connection, at(from), at(to), {});
+    }
+    // Every path below with its kind, mode, time and content.
+    std::map<std::string, std::string> all_of(const std::string& name) const {
+        std::map<std::string, std::string> all;
+        const fs::path root = at(name);
+        for (const auto& entry : fs::recursive_directory_iterator(root)) {
+            struct stat about = {};
+            ::lstat(entry.path().c_str(), &about);
+            std::string& words = all[entry.path().lexically_relative(root)];
+            words = std::to_string(about.st_mode);
+            if (!S_ISLNK(about.st_mode))  // a link's time is not copied
+                words += " " + std::to_string(about.st_mtim.tv_sec) + "." +
+                         std::to_string(about.st_mtim.tv_nsec);
+            if (entry.is_symlink())
+                words += " " + fs::read_symlink(entry.path()).string();
+            else if (entry.is_regular_file())
+                words += " " + got(name + "/" + entry.path().lexically_relative(root).string());
+        }
+        return all;
+    }
+    void make_tree(const std::string& name) {
+        fs::create_directories(at(name + "/a/b/empty"));
+        put(name + "/large", noise(3'000'000, 4));
+        put(name + "/a/new\nline \xff", "x");
+        put(name + "/a/b/.hidden", "");
+        put(name + "/zeros", std::string(5'000'000, '\0') + "end");
+        for (int i = 0; i < 200; ++i)
+            put(name + "/a/" + std::to_string(i), noise(static_cast<size_t>(i) * 7, 1));
+        ASSERT_EQ(::symlink("../large", at(name + "/a/link").c_str()), 0);
+        ASSERT_EQ(::symlink("/none", at(name + "/dangling").c_str()), 0);
+        ASSERT_EQ(::mkfifo(at(name + "/fifo").c_str(), 0600), 0);
+        ::chmod(at(name + "/a/1").c_str(), 0751);
+        const timespec times[2] = {{0, UTIME_OMIT}, {1'000'000'000, 123'456'789}};
+        ::utimensat(AT_FDCWD, at(name + "/a/2").c_str(), times, 0);
+        ::utimensat(AT_FDCWD, at(name + "/a/b").c_str(), times, 0);
+        ::chmod(at(name + "/a/b/empty").c_str(), 0500);
+    }
+};
+
+TEST_F(Copy, TreeComesBackAsItWas) {
+    make_tree("tree");
+    const auto counts = in("tree", "guest");
+    ASSERT_TRUE(counts) << counts.error().message;
+    EXPECT_EQ(counts->files, 204u);
+    EXPECT_EQ(counts->directories, 4u);
+    EXPECT_EQ(counts->links, 2u);
+    EXPECT_EQ(counts->skipped, 1u) << "the FIFO";
+    const auto back = out("guest", "back");
+    ASSERT_TRUE(back) << back.error().message;
+    EXPECT_EQ(back->files, 204u);
+    EXPECT_EQ(back->bytes, counts->bytes);
+    fs::remove(at("tree/fifo"));
+    // The removal has changed its directory's time, which is not in the list.
+    EXPECT_EQ(all_of("guest"), all_of("tree"));
+    EXPECT_EQ(all_of("back"), all_of("tree"));
+    struct stat about = {};
+    ::stat(at("back/zeros").c_str(), &about);
+    EXPECT_LT(about.st_blocks * 512, 1'000'000) << "zeros are holes";
+    // Over what is there: merged, and the same again.
+    put("back/own", "stays");
+    ASSERT_TRUE(copy_out(connection, at("guest/."), at("back"), {}));
+    EXPECT_EQ(got("back/own"), "stays");
+    EXPECT_EQ(got("back/large"), got("tree/large"));
+}
+
+TEST_F(Copy, PutsItsSourceWhereCpDoes) {
+    put("file", "1");
+    fs::create_directories(at("dir"));
+    fs::create_directories(at("tree/sub"));
+    EXPECT_TRUE(in("file", "copy"));
+    EXPECT_TRUE(in("file", "dir"));
+    EXPECT_TRUE(in("file", "made/on/the/way"));
+    EXPECT_TRUE(in("tree", "dir"));
+    EXPECT_TRUE(in("tree/.", "merged"));
+    EXPECT_TRUE(in("tree/", "slash"));
+    for (const char* name :
+         {"copy", "dir/file", "made/on/the/way", "dir/tree/sub", "merged/sub", "slash/sub"})
+        EXPECT_TRUE(fs::exists(at(name))) << name;
+    fs::create_directories(at("host"));
+    EXPECT_TRUE(out("file", "host"));
+    EXPECT_TRUE(out("file", "host/other"));
+    EXPECT_TRUE(out("tree", "host"));
+    EXPECT_TRUE(out("tree", "host/new"));
+    EXPECT_TRUE(out("tree/.", "host"));
+    EXPECT_THAT(names("host"), ElementsAre("file", "new", "other", "sub", "tree"));
+    EXPECT_EQ(code(out("none", "host")), Code::not_found);
+    EXPECT_EQ(code(out("file", "no/where")), Code::not_found);
+    EXPECT_EQ(code(in("none", "x")), Code::not_found);
+    EXPECT_EQ(code(copy_out(connection, "/dev/zero", at("x"), {})), Code::invalid_argument);
+    ASSERT_EQ(::mkfifo(at("fifo").c_str(), 0600), 0);
+    EXPECT_EQ(code(out("file", "fifo")), Code::invalid_argument) << "it would be replaced";
+    EXPECT_EQ(code(in("fifo", "x")), Code::invalid_argument);
+    CopyOptions options;
+    options.bytes_max = 1'000'000;
+    put("large", noise(2'000'000, 1));
+    EXPECT_EQ(code(copy_out(connection, at("large"), at("host/large"), options)),
+              Code::resource_exhausted);
+    EXPECT_FALSE(fs::exists(at("host/large")));
+    EXPECT_EQ(names("host").size(), 5u) << "and no piece of it";
+}
+
+TEST_F(Copy, TakesNoPrivilegeFromTheGuest) {
+    put("file", "#!");
+    ::chmod(at("file").c_str(), 06755);
+    ASSERT_TRUE(out("file", "host"));
+    EXPECT_EQ(fs::status(at("host")).permissions(), fs::perms(0755));
+    ASSERT_TRUE(in("file", "guest"));
+    EXPECT_EQ(fs::status(at("guest")).permissions(), fs::perms(06755));
+}
+
+// A guest whose lists have these entries, and whose files all say "hostile".
+class HostileAgent {
+  public:
+    struct Entry {
+        std::string path;
+        wire::FileType type = wire::FileType::file;
+        std::string target;
+    };
+
+    explicit HostileAgent(std::vector<Entry> entries) : entries_(std::move(entries)) {
+        int ends[2] = {-1, -1};
+        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+        socket_ = UniqueFd(ends[0]);
+        other_ = UniqueFd(ends[1]);
+        server_ = std::jthread([this] { serve(); });
+    }
+
+    Result<CopyCounts> copy(const std::string& to) {
+        auto connection =
+            TRY(AgentConnection::over(TRY(AgentClient::over(std::move(other_), soon()))));
+        auto counts = copy_out(connection, "/tree", to, {.deadline = soon()});
+        connection->close();
+        return counts;
+    }
+
+  private:
+    flatbuffers::Offset<wire::FileEntry> entry(const Entry& each) {
+        auto& buffer = builder_.buffer();
+        const auto bytes = [&](const std::string& text) {
+            return buffer.CreateVector(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+        };
+        const auto path = bytes(each.path), target = bytes(each.target);
+        return wire::CreateFileEntry(buffer, path, each.type, 0, 07777, 0, 0, 0, target);
+    }
+    template <typename Body>
+    void send(uint32_t stream, flatbuffers::Offset<Body> body) {
+        const auto frame = builder_.finish(stream, body);
+        (void)!::send(socket_.get(), frame.data(), frame.size(), MSG_NOSIGNAL);
+        builder_.reset();
+    }
+    void answer(const wire::Frame& frame) {
+        auto& buffer = builder_.buffer();
+        const uint32_t stream = frame.stream();
+        if (frame.body_as_Hello() != nullptr) {
+            const auto version = buffer.CreateString("0");
+            const auto boot = buffer.CreateString("0");
+            return send(stream, wire::CreateHelloReply(buffer, kAgentProtocolMax, version, boot));
+        }
+        if (frame.body_as_Stat() != nullptr)
+            send(stream, entry({"/tree", wire::FileType::directory, ""}));
+        if (frame.body_as_List() != nullptr) {
+            std::vector<flatbuffers::Offset<wire::FileEntry>> all;
+            for (const Entry& each : entries_)
+                all.push_back(entry(each));
+            const auto entries = buffer.CreateVector(all);
+            send(stream, wire::CreateFileEntries(buffer, entries));
+        }
+        if (frame.body_as_FileRead() != nullptr) {
+            send(stream, entry({"/x", wire::FileType::file, ""}));
+            const auto bytes = buffer.CreateVector(reinterpret_cast<const uint8_t*>("hostile"), 7);
+            send(stream, wire::CreateFileData(buffer, bytes));
+        }
+        if (frame.body_as_Credit() == nullptr && frame.body_as_Cancel() == nullptr)
+            send(stream, wire::CreateDone(buffer));
+    }
+    void serve() {
+        FrameReader reader;
+        while (true) {
+            const auto room = reader.room();
+            const ssize_t count = ::recv(socket_.get(), room.data(), room.size(), 0);
+            if (count <= 0)
+                return;
+            reader.received(static_cast<size_t>(count));
+            while (const auto* frame = reader.next().value_or(nullptr))
+                answer(*frame);
+        }
+    }
+
+    std::vector<Entry> entries_;
+    UniqueFd socket_, other_;
+    FrameBuilder builder_;
+    std::jthread server_;
+};
+
+class HostileCopy : public testing::Test {
+  protected:
+    void SetUp() override {
+        fs::create_directories(base.path() + "/victim");
+        std::ofstream(base.path() + "/victim/file") << "safe";
+        fs::create_directories(base.path() + "/to");
+    }
+    // Whatever comes of it, nothing outside of the target has changed.
+    Result<CopyCounts> copy(std::vector<HostileAgent::Entry> entries) {
+        auto counts = HostileAgent(std::move(entries)).copy(base.path() + "/to");
+        std::vector<std::string> outside;
+        for (const auto& each : fs::recursive_directory_iterator(base.path())) {
+            const std::string path = each.path().lexically_relative(base.path());
+            if (!path.starts_with("to/"))
+                outside.push_back(path);
+        }
+        std::ranges::sort(outside);
+        EXPECT_THAT(outside, ElementsAre("to", "victim", "victim/file"));
+        std::ifstream file(base.path() + "/victim/file");
+        std::string content;
+        std::getline(file, content);
+        EXPECT_EQ(content, "safe");
+        return counts;
+    }
+
+    const FilesDirectory base;
+};
+
+TEST_F(HostileCopy, NamesThatLeadOutAreRefused) {
+    using namespace std::string_literals;
+    for (const std::string& name :
+         {"../out"s, "../victim/file"s, "/etc/spore-hostile"s, base.path() + "/victim/file",
+          "a/../../victim/file"s, ".."s, "."s, ""s, "a//b"s, "a/"s, "./x"s, "x\0/y"s}) {
+        const auto refused = copy({{name}});
+        ASSERT_FALSE(refused) << name;
+        EXPECT_EQ(refused.error().code, Code::invalid_argument) << name;
+        EXPECT_FALSE(copy({{name, wire::FileType::directory, ""}})) << name;
+        EXPECT_FALSE(copy({{name, wire::FileType::symlink, "/etc"}})) << name;
+    }
+    EXPECT_FALSE(fs::exists("/etc/spore-hostile"));
+}
+
+TEST_F(HostileCopy, LinksThatLeadOutAreMadeAndNeverFollowed) {
+    const std::string victim = base.path() + "/victim";
+    const auto through = copy({{"link", wire::FileType::symlink, victim}, {"link/file"}});
+    ASSERT_FALSE(through);
+    EXPECT_EQ(through.error().code, Code::already_exists) << through.error().message;
+    EXPECT_FALSE(copy({{"up", wire::FileType::symlink, "../../victim"}, {"up/new"}}));
+    EXPECT_FALSE(copy({{"dir", wire::FileType::directory, ""},
+                       {"dir/out", wire::FileType::symlink, victim},
+                       {"dir/out/sub", wire::FileType::directory, ""}}));
+    EXPECT_FALSE(copy({{"link", wire::FileType::directory, ""}, {"link/file"}})) << "of before";
+    // A directory that becomes a link, and the other way round.
+    EXPECT_FALSE(copy({{"turn", wire::FileType::directory, ""},
+                       {"turn", wire::FileType::symlink, victim},
+                       {"turn/file"}}));
+    // The same name as a link and then as a file: the link is replaced, what it leads to not.
+    const auto replaced = copy({{"same", wire::FileType::symlink, victim + "/file"}, {"same"}});
+    ASSERT_TRUE(replaced) << replaced.error().message;
+    EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(base.path() + "/to/tree/same")));
+    EXPECT_EQ(fs::status(base.path() + "/to/tree/same").permissions(), fs::perms(0777));
+}
+
+}  // namespace
+}  // namespace spore
