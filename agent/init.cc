@@ -1,6 +1,7 @@
 #include "agent/init.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -49,21 +50,34 @@ Status mount_one(const Mount& mount) {
     return {};
 }
 
-// The kernel gives init a console only if the initramfs has /dev/console.
-void open_standard_streams() {
-    UniqueFd console(::open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC));
-    UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    const int output = console ? console.get() : null.get();
-    if (output < 0)
+// A serial port without an interrupt is polled by its driver a hundred times a second from when it
+// is opened on, and not closing it but hanging it up ends that: the kernel, which has opened the
+// console for init, never shuts a port down that is its own console. What the kernel prints comes
+// out all the same, and whoever opens the port again has it as before.
+void hang_up_console() {
+    auto active = read_file("/sys/class/tty/console/active");
+    if (!active)
         return;
-    ::dup2(null ? null.get() : output, STDIN_FILENO);
-    ::dup2(output, STDOUT_FILENO);
-    ::dup2(output, STDERR_FILENO);
-    // One of them may have become the descriptor itself.
-    if (console.get() <= STDERR_FILENO)
-        (void)console.release();
+    while (active->ends_with('\n'))
+        active->pop_back();
+    // The last of them is /dev/console; through that name a terminal cannot be hung up.
+    const std::string name = active->substr(active->rfind(' ') + 1);
+    UniqueFd console(::open(("/dev/" + name).c_str(), O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC));
+    if (console && ::ioctl(console.get(), TIOCVHANGUP) != 0)
+        log_line(fail_errno("TIOCVHANGUP " + name).error().message);
+}
+
+// The kernel gives init a console only if the initramfs has /dev/console.
+void leave_console() {
+    log_to_kernel();
+    UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    if (!null)
+        return;
+    for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+        ::dup2(null.get(), stream);
     if (null.get() <= STDERR_FILENO)
         (void)null.release();
+    hang_up_console();
 }
 
 // What programs expect in /dev and devtmpfs does not make.
@@ -153,7 +167,7 @@ Status start_machine() {
     ::umask(0);
     for (const Mount& mount : kEarlyMounts)
         TRY(mount_one(mount));
-    open_standard_streams();
+    leave_console();
     load_modules();
     const BootOptions options = parse_boot_options(TRY(read_file("/proc/cmdline")));
     const bool on_disk = TRY(switch_root(options));

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from host import Skipped, check, check_equal, wait_until
+from host import Skipped, check, check_equal, read_text, wait_until
 
 CLONES = 20
 # No word of the kernel's that anybody should have to look into. SRSO is the host's CPU's own matter.
@@ -127,6 +127,22 @@ def exec_statuses(host):
     check(b"'statuses'" in done.stderr, f'does not name the sandbox: {done.stderr!r}')
 
 
+def check_idle(host, name):
+    """Nothing polls: the serial driver would, at 100 Hz, as the port has no interrupt (agent/init.cc)."""
+    script = 'for i in 1 2; do cut -d" " -f1 /proc/uptime; grep LOC: /proc/interrupts; sleep 5; done'
+    first, before, second, after = (line.split() for line in host.exec(name, script).splitlines())
+    rate = (int(after[1]) - int(before[1])) / (float(second[0]) - float(first[0]))
+    check(rate < 50, f'{rate:.0f} timer interrupts a second in a guest that sleeps')
+
+
+def check_console(host, name):
+    """The kernel's words come out, and a program's, though nobody keeps the console open."""
+    host.exec(name, 'echo "<3>of the kernel" > /dev/kmsg; echo of a program > /dev/console')
+    log = os.path.join(host.home, 'sandboxes', name, 'console.log')
+    for words in ('of the kernel', 'of a program'):
+        wait_until(lambda: words in read_text(log), f'{words!r} on the console')
+
+
 def quiet_kernel(kernel):
     def test(host):
         if kernel not in host.kernels():
@@ -138,6 +154,9 @@ def quiet_kernel(kernel):
                    or ('virtio' in line and ('error' in line or 'fail' in line))]
             bad = [line for line in bad if not any(word in line for word in HARMLESS)]
             check_equal(bad, [], 'alarming kernel messages')
+            check('spore-agent: ready' in '\n'.join(lines), 'the agent\'s own words are not in the kernel\'s log')
+            check_idle(host, name)
+            check_console(host, name)
     return test
 
 
