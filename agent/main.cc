@@ -38,7 +38,7 @@ Status serve_guest() {
     if (const Status opened = system.open(); !opened)
         log_line(opened.error().message);
     auto server = TRY(Server::create(system));
-    TRY(server->listen_vsock(limits::kAgentPort));
+    TRY(server->listen_vsock());
     log_line("ready");
     return server->run();
 }

@@ -4,6 +4,7 @@
 #include "agent/command.h"
 #include "agent/files.h"
 #include "agent/process_streams.h"
+#include "agent/port_list.h"
 #include "agent/request.h"
 #include "agent/server.h"
 
@@ -80,7 +81,7 @@ constexpr RequestKind kRequests[] = {
     {Body::SessionCreate, nullptr},
     {Body::SessionList, nullptr},
     {Body::SessionDelete, nullptr},
-    {Body::PortList, nullptr},
+    {Body::PortList, serve_port_list},
 };
 
 }  // namespace

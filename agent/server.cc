@@ -21,6 +21,36 @@ constexpr int kListenBacklog = 128;
 // What ends the agent: orders to stop, those of ctrl-alt-del, and busybox's halt and poweroff.
 constexpr int stop_signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGPWR};
 
+Result<UniqueFd> bind_vsock(uint32_t port) {
+    UniqueFd socket(::socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket)
+        return fail_errno("socket of AF_VSOCK");
+    sockaddr_vm address = {};
+    address.svm_family = AF_VSOCK;
+    address.svm_cid = VMADDR_CID_ANY;
+    address.svm_port = port;
+    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+        return fail_errno("bind to vsock port " + std::to_string(port));
+    return socket;
+}
+
+Result<UniqueFd> bind_unix(const std::string& path) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof(address.sun_path)) {
+        return fail(Code::invalid_argument, "socket path of " + std::to_string(path.size()) +
+                                                " bytes: must be below " +
+                                                std::to_string(sizeof(address.sun_path)));
+    }
+    path.copy(address.sun_path, path.size());
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket)
+        return fail_errno("socket of AF_UNIX");
+    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+        return fail_errno("bind to " + path);
+    return socket;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::create(System& system) {
@@ -48,34 +78,14 @@ Status Server::open_signals() {
     return signals_.want(kReadable);
 }
 
-Status Server::listen_vsock(uint32_t port) {
-    UniqueFd socket(::socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket)
-        return fail_errno("socket of AF_VSOCK");
-    sockaddr_vm address = {};
-    address.svm_family = AF_VSOCK;
-    address.svm_cid = VMADDR_CID_ANY;
-    address.svm_port = port;
-    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-        return fail_errno("bind to vsock port " + std::to_string(port));
-    return listen(std::move(socket));
+Status Server::listen_vsock() {
+    TRY(listen(TRY(bind_vsock(limits::kAgentPort))));
+    return forwards_.listen(TRY(bind_vsock(limits::kAgentForwardPort)));
 }
 
 Status Server::listen_unix(const std::string& path) {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof(address.sun_path)) {
-        return fail(Code::invalid_argument, "socket path of " + std::to_string(path.size()) +
-                                                " bytes: must be below " +
-                                                std::to_string(sizeof(address.sun_path)));
-    }
-    path.copy(address.sun_path, path.size());
-    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket)
-        return fail_errno("socket of AF_UNIX");
-    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-        return fail_errno("bind to " + path);
-    return listen(std::move(socket));
+    TRY(listen(TRY(bind_unix(path))));
+    return forwards_.listen(TRY(bind_unix(path + ".forward")));
 }
 
 Status Server::listen(UniqueFd socket) {
@@ -178,6 +188,7 @@ void Server::take_turns() {
 void Server::sweep() {
     for (Connection& connection : connections_)
         connection.sweep();
+    forwards_.sweep();
     const size_t ended = std::erase_if(connections_, [](const auto& each) { return each.dead(); }) +
                          std::erase_if(discarded_, [](const Watch& watch) { return !watch; });
     if (ended > 0)

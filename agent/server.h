@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "agent/connection.h"
+#include "agent/forward.h"
 #include "agent/guest.h"
 #include "agent/poller.h"
 #include "agent/processes.h"
@@ -25,7 +26,9 @@ class Server {
     static Result<std::unique_ptr<Server>> create(System& system);
     ~Server();
 
-    Status listen_vsock(uint32_t port);
+    // On vsock ports kAgentPort and kAgentForwardPort.
+    Status listen_vsock();
+    // At `path`, and for forwards at `path` + ".forward".
     Status listen_unix(const std::string& path);
 
     // Serves until a signal or a client asks for the end (`stop_signals` in server.cc).
@@ -80,6 +83,7 @@ class Server {
     std::list<Watch> discarded_;
     std::deque<Stream*> turns_;
     std::list<Connection> connections_;
+    Forwards forwards_{*this};
 };
 
 }  // namespace spore

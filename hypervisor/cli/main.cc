@@ -76,6 +76,7 @@ int run(int argc, char** argv) {
     add_shell(app, context);
     add_file(app, context);
     add_cp(app, context);
+    add_port(app, context);
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& success) {

@@ -5,11 +5,11 @@
 #include <time.h>
 
 #include <cassert>
-#include <charconv>
 
 #include "hypervisor/sandbox/agent_exec.h"
 #include "hypervisor/sandbox/agent_wire.h"
 #include "hypervisor/sandbox/vmm_client.h"
+#include "hypervisor/sandbox/vsock_port.h"
 
 namespace spore {
 
@@ -20,39 +20,6 @@ constexpr uint16_t kSetClockProtocol = 2;  // schema/agent.fbs
 // How far behind a clone's clock may be: rare, or a busy host would have an exchange more to do.
 constexpr std::chrono::milliseconds kClockErrorMax{250};
 constexpr int kClockTries = 3;
-
-// spore-vmm's end of vsock: "CONNECT <port>\n", answered by "OK <its own port>\n", which is
-// returned. Byte by byte, not to take what follows the line.
-Result<uint32_t> ask_for_port(int socket, uint32_t port, AgentClient::Deadline deadline) {
-    const std::string request = "CONNECT " + std::to_string(port) + "\n";
-    if (::send(socket, request.data(), request.size(), MSG_NOSIGNAL) !=
-        static_cast<ssize_t>(request.size()))
-        return fail(Code::unavailable, "agent: spore-vmm does not take a connection");
-    constexpr size_t kLineBytesMax = 32;
-    std::string line;
-    while (!line.ends_with('\n')) {
-        const auto timeout_ms = poll_ms_until(deadline);
-        if (!timeout_ms)
-            return fail(Code::timeout, "agent: no connection within the time allowed");
-        pollfd waiting = {socket, POLLIN, 0};
-        if (::poll(&waiting, 1, *timeout_ms) <= 0)
-            continue;
-        char next = 0;
-        if (::recv(socket, &next, 1, 0) != 1)
-            return fail(Code::unavailable,
-                        "agent: nobody listens on port " + std::to_string(port) + " of the guest");
-        line += next;
-        if (line.size() > kLineBytesMax)
-            break;
-    }
-    constexpr std::string_view kOk = "OK ";
-    uint32_t own = 0;
-    const char* end = line.data() + line.size();
-    if (!line.starts_with(kOk) ||
-        std::from_chars(line.data() + kOk.size(), end, own).ptr + 1 != end)
-        return fail(Code::unavailable, "agent: spore-vmm answers '" + line + "' to CONNECT");
-    return own;
-}
 
 uint64_t wall_clock_ns() {
     timespec now = {};
@@ -78,10 +45,11 @@ AgentClient::~AgentClient() = default;
 
 Result<AgentClient> AgentClient::connect(const std::filesystem::path& socket, uint32_t port,
                                          Deadline deadline) {
-    UniqueFd fd = TRY(connect_unix(socket.parent_path(), socket.filename().string(), SOCK_STREAM));
-    const uint32_t own = TRY(ask_for_port(fd.get(), port, deadline));
-    auto client = TRY(over(std::move(fd), deadline));
-    client.wire_->host_port = own;
+    auto stream = connect_vsock(socket, port, deadline);
+    if (!stream)
+        return std::unexpected(std::move(stream).error().within("agent"));
+    auto client = TRY(over(std::move(stream->socket), deadline));
+    client.wire_->host_port = stream->host_port;
     return client;
 }
 
