@@ -19,14 +19,33 @@ Error cancelled() {
     return {Code::unavailable, "agent: the request was cancelled"};
 }
 
+thread_local std::stop_token current_stop;
+
 }  // namespace
 
+CancelScope::CancelScope(std::stop_token stop)
+    : stop_(std::move(stop)), outer_(std::exchange(current_stop, stop_)) {}
+
+CancelScope::~CancelScope() {
+    current_stop = outer_;
+}
+
 AgentStream::AgentStream(std::shared_ptr<Hub> hub, std::shared_ptr<Slot> slot)
-    : hub_(std::move(hub)), slot_(std::move(slot)) {}
+    : hub_(std::move(hub)), slot_(std::move(slot)) {
+    if (!current_stop.stop_possible())
+        return;
+    stop_ = std::make_unique<std::stop_callback<std::function<void()>>>(
+        current_stop, [hub = hub_, slot = slot_] {
+            std::unique_lock lock(hub->mutex);
+            slot->cancelled = true;
+            hub->notify(slot.get());
+        });
+}
 
 AgentStream::~AgentStream() {
     if (!slot_)
         return;
+    stop_.reset();  // waits for a cancellation under way, which takes the mutex
     std::unique_lock lock(hub_->mutex);
     const bool open = slot_->request != wire::Body::NONE && !slot_->ended && !hub_->broken;
     if (open) {

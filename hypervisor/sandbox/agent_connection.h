@@ -6,12 +6,26 @@
 #include <poll.h>
 
 #include <memory>
+#include <stop_token>
 
 #include "hypervisor/sandbox/agent_exec.h"
 
 namespace spore {
 
 class AgentConnection;
+
+// While it lives, the streams that this thread opens are cancelled when a stop is requested: for
+// callers of functions that open streams of their own. Scopes nest.
+class CancelScope {
+  public:
+    explicit CancelScope(std::stop_token stop);
+    ~CancelScope();
+    CancelScope(const CancelScope&) = delete;
+    CancelScope& operator=(const CancelScope&) = delete;
+
+  private:
+    std::stop_token stop_, outer_;
+};
 
 // One request under way on an AgentConnection. One thread may receive while another sends and any
 // others cancel. Ended before its last frame has come, it is cancelled in the guest too.
@@ -69,6 +83,7 @@ class AgentStream : public AgentChannel {
     std::shared_ptr<Slot> slot_;
     FrameBuilder builder_;
     Deadline deadline_ = Deadline::max();
+    std::unique_ptr<std::stop_callback<std::function<void()>>> stop_;  // of a CancelScope
     std::vector<std::byte> current_;
     size_t used_[3] = {0, 0, 0};
     bool ended_ = false;

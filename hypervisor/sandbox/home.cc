@@ -16,11 +16,7 @@ namespace {
 
 Result<stdfs::path> root_from_environment() {
     if (const char* home = std::getenv("SPORE_HOME"); home != nullptr && *home != '\0') {
-        stdfs::path path(home);
-        if (!path.is_absolute())
-            return fail(Code::invalid_argument,
-                        "SPORE_HOME '" + path.string() + "': must be an absolute path");
-        return path;
+        return stdfs::path(home);
     }
     if (::geteuid() == 0)
         return stdfs::path("/var/lib/spore");
@@ -46,7 +42,14 @@ Status make_all(const stdfs::path& path) {
 }  // namespace
 
 Result<Home> Home::open() {
-    Home home(TRY(root_from_environment()));
+    return open(TRY(root_from_environment()));
+}
+
+Result<Home> Home::open(stdfs::path root) {
+    if (!root.is_absolute())
+        return fail(Code::invalid_argument,
+                    "home '" + root.string() + "' (SPORE_HOME): must be an absolute path");
+    Home home(std::move(root));
     for (const stdfs::path& path : {home.root(), home.images(), home.templates(), home.disks()})
         TRY(make_all(path));
     TRY(make_run_directories(home));
@@ -59,10 +62,13 @@ Result<stdfs::path> Home::program(std::string_view name) {
     if (error)
         return fail_errno("/proc/self/exe", error.value());
     stdfs::path here = self.parent_path();
+    const char* named = std::getenv("SPORE_PROGRAMS");
+    const stdfs::path given = named == nullptr ? "" : named;
     // The build tree (hypervisor/cli/spore beside hypervisor/vmm/spore-vmm), then an installation.
     for (const stdfs::path& candidate :
-         {here / name, here / ".." / "vmm" / name, here / ".." / ".." / "agent" / name,
-          here / ".." / "libexec" / "spore" / name}) {
+         {given.is_absolute() ? given / name : here / name, here / name, here / ".." / "vmm" / name,
+          here / ".." / ".." / "agent" / name, here / ".." / "libexec" / "spore" / name,
+          stdfs::path(SPORE_LIBEXEC) / name}) {
         if (::access(candidate.c_str(), X_OK) == 0)
             return stdfs::canonical(candidate, error);
     }

@@ -21,6 +21,8 @@ class Home {
   public:
     // The home that the environment names, made (mode 0700) if it is not there. Errors: the host's.
     static Result<Home> open();
+    // The same anywhere. Errors also: invalid_argument (not an absolute path).
+    static Result<Home> open(std::filesystem::path root);
 
     const std::filesystem::path& root() const { return root_; }
     std::filesystem::path images() const { return root_ / "images"; }
@@ -29,7 +31,8 @@ class Home {
     std::filesystem::path pools() const { return root_ / "pools"; }
     std::filesystem::path disks() const { return root_ / "disks"; }
 
-    // The programs beside the running one: <dir>/spore-vmm in the build tree or libexec.
+    // Spore's programs: in $SPORE_PROGRAMS, beside the running one (in the build tree, or in an
+    // installation's libexec), or where this Spore was to be installed.
     static Result<std::filesystem::path> program(std::string_view name);
 
   private:

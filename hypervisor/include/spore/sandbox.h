@@ -1,0 +1,96 @@
+#pragma once
+
+/// @file
+/// Sandboxes: clones of a template, each a VM of its own, and what runs in them.
+
+#include <spore/call.h>
+#include <spore/command.h>
+#include <spore/error.h>
+#include <spore/socket.h>
+#include <spore/template.h>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace spore {
+inline namespace v1 {
+
+/// A sandbox that there was when this was made. It lives until it is destroyed, whatever becomes of
+/// this object and the program. Cheap to copy. Thread-safe: any number of threads may call at once,
+/// of one object or of copies; all of their requests share one connection, and none holds up
+/// another.
+class Sandbox {
+  public:
+    /// What to make.
+    struct Spec {
+        std::string template_name;  ///< Which template it is a clone of.
+        std::string id = {};        ///< As Template::Spec::name; empty: a random one.
+        /// Defaults of every command in it.
+        std::map<std::string, std::string> environment = {};
+        std::map<std::string, std::string> labels = {};  ///< To find it by.
+        std::string owner = {};                          ///< Whose it is.
+        bool cold = false;                        ///< Take none of those that wait (`spore pool`).
+        std::chrono::milliseconds limit{60'000};  ///< For all of it.
+    };
+
+    /// A TCP port that is listened on in a sandbox. UNTRUSTED: it is the guest that says so.
+    struct Port {
+        uint16_t port = 0;    ///< Its number.
+        std::string address;  ///< "0.0.0.0", "::1".
+        int pid = 0;          ///< Whose, in the guest; 0: of no process that can be seen.
+        std::string process;  ///< That process's name.
+        uint32_t uid = 0;     ///< Whose, in the guest.
+    };
+
+    const std::string& id() const;                             ///< Its name.
+    const std::string& template_name() const;                  ///< What it is a clone of.
+    const std::string& owner() const;                          ///< As in Spec.
+    const std::map<std::string, std::string>& labels() const;  ///< As in Spec.
+    std::chrono::system_clock::time_point created() const;     ///< When it was made.
+
+    /// Whether its VM runs; one that has ended can only be destroyed. Errors: not_found
+    /// (destroyed).
+    Result<bool> alive() const;
+    /// Ends it and removes all that belongs to it. Errors: not_found.
+    Status destroy() const;
+
+    /// Runs a command to its end, its output passed on as it comes. A program that cannot be
+    /// executed is no error but Exit::Kind::not_started. Errors: not_found (cwd, user),
+    /// invalid_argument, resource_exhausted, timeout, unavailable (the sandbox has ended, or the
+    /// call was cancelled), and those of a sink.
+    Result<Exit> run(const Command& command, const Streams& streams = {},
+                     const Call& call = {}) const;
+    /// The same, with at most `bytes_max` of each stream kept; what is above is counted and
+    /// dropped, so that the command goes on.
+    Result<Captured> capture(const Command& command, const Call& call = {},
+                             size_t bytes_max = 16 << 20) const;
+
+    /// The defaults of every command from here on; those that run keep theirs. `unset` after `set`.
+    Status set_environment(const std::map<std::string, std::string>& set,
+                           const std::vector<std::string>& unset = {}, const Call& call = {}) const;
+    /// Whether its agent answers.
+    Status ping(const Call& call = {}) const;
+
+    /// Who listens on TCP in it, by port and address.
+    Result<std::vector<Port>> ports(const Call& call = {}) const;
+    /// A connection to a TCP port on its loopback, through the VM and without any network. Errors:
+    /// unavailable (nobody listens there), timeout.
+    Result<Socket> connect_port(uint16_t port, const Call& call = {}) const;
+    /// The same to a UNIX stream socket, by its absolute path in the guest.
+    Result<Socket> connect_socket(const std::string& path, const Call& call = {}) const;
+
+    /// Of the library's own; see Host.
+    struct Impl;
+    /// Of the library's own; see Host.
+    explicit Sandbox(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+  private:
+    std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace v1
+}  // namespace spore
