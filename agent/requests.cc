@@ -3,8 +3,8 @@
 
 #include "agent/command.h"
 #include "agent/files.h"
-#include "agent/process_streams.h"
 #include "agent/port_list.h"
+#include "agent/process_streams.h"
 #include "agent/request.h"
 #include "agent/server.h"
 

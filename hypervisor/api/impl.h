@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "hypervisor/sandbox/agent_connection.h"
+#include "hypervisor/sandbox/exec_capture.h"
 #include "hypervisor/sandbox/home.h"
 #include "hypervisor/sandbox/sandbox.h"
 #include "hypervisor/sandbox/template.h"
@@ -50,9 +51,16 @@ auto with_agent(Sandbox::Impl& sandbox, const Call& call, Body body)
     CancelScope scope(call.stop);
     if (call.stop.stop_requested())
         return fail(Code::unavailable, "the call was cancelled before it began");
-    auto agent = TRY(sandbox.agent(call));
+    const auto agent = TRY(sandbox.agent(call));
     return body(*agent);
 }
+
+// In command.cc: between what programs see and what the agent is asked.
+ExecRequest request_of(const Command& command);
+Exit exit_of(ExecResult&& result);
+Captured captured_of(Exit&& exit, const ExecCapture& kept);
+// A file in memory that holds `bytes`, to be read from its start.
+Result<UniqueFd> file_of(std::string_view bytes);
 
 Template make_template(const Home& home, TemplateInfo info);
 

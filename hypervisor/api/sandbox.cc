@@ -1,7 +1,5 @@
 #include <spore/sandbox.h>
 
-#include <sys/mman.h>
-
 #include "hypervisor/api/guard.h"
 #include "hypervisor/api/impl.h"
 #include "hypervisor/sandbox/agent_ports.h"
@@ -25,57 +23,6 @@ using Variables = std::vector<std::pair<std::string, std::string>>;
 
 Variables variables_of(const std::map<std::string, std::string>& map) {
     return {map.begin(), map.end()};
-}
-
-ExecRequest request_of(const Command& command) {
-    return {.argv = command.argv,
-            .environment = variables_of(command.environment),
-            .unset = command.unset,
-            .clear_environment = command.clear_environment,
-            .cwd = command.cwd,
-            .user = command.user,
-            .timeout = command.timeout};
-}
-
-Exit exit_of(ExecResult&& result) {
-    Exit exit;
-    switch (result.end) {
-        case ExecResult::End::exited:
-            exit.kind = Exit::Kind::exited;
-            break;
-        case ExecResult::End::signaled:
-            exit.kind = Exit::Kind::signaled;
-            break;
-        case ExecResult::End::timed_out:
-            exit.kind = Exit::Kind::timed_out;
-            break;
-        case ExecResult::End::not_started:
-            exit.kind = Exit::Kind::not_started;
-            break;
-    }
-    exit.status = result.exit_status;
-    exit.signal = result.signal;
-    exit.message = std::move(result.message);
-    exit.cpu = std::chrono::microseconds(result.cpu_us);
-    exit.peak_memory_bytes = result.peak_memory_bytes;
-    exit.oom_killed = result.oom_killed;
-    exit.session_ended = result.session_ended;
-    return exit;
-}
-
-// A file in memory that holds `bytes`, to be read from its start.
-Result<UniqueFd> file_of(std::string_view bytes) {
-    UniqueFd fd(::memfd_create("spore-input", MFD_CLOEXEC));
-    if (!fd)
-        return fail_errno("standard input");
-    for (size_t written = 0; written < bytes.size();) {
-        const ssize_t count = ::pwrite(fd.get(), bytes.data() + written, bytes.size() - written,
-                                       static_cast<off_t>(written));
-        if (count < 0 && errno != EINTR)
-            return fail_errno("standard input");
-        written += count < 0 ? 0 : static_cast<size_t>(count);
-    }
-    return fd;
 }
 
 Result<Exit> run_on(Sandbox::Impl& sandbox, const Command& command, ExecStreams streams,
@@ -175,13 +122,8 @@ Result<Captured> Sandbox::capture(const Command& command, const Call& call,
                                   size_t bytes_max) const {
     return guarded([&]() -> Result<Captured> {
         ExecCapture kept(bytes_max);
-        Captured captured;
-        captured.exit = TRY(run_on(*impl_, command, kept.streams(), call));
-        captured.out = kept.out().bytes;
-        captured.err = kept.err().bytes;
-        captured.out_bytes = kept.out().total;
-        captured.err_bytes = kept.err().total;
-        return captured;
+        Exit exit = TRY(run_on(*impl_, command, kept.streams(), call));
+        return captured_of(std::move(exit), kept);
     });
 }
 

@@ -121,8 +121,8 @@ inline constexpr uint32_t kAgentPort = 1024;
 inline constexpr uint32_t kAgentForwardPort = 1025;
 // The line that such a connection begins with: "UNIX ", a sun_path, and some room.
 inline constexpr uint32_t kForwardLineBytesMax = 128;
-// Such connections at once. Each holds up to kFrameChunkBytes in each direction for a reader that is
-// slow, and nothing for one that keeps up.
+// Such connections at once, each with up to kFrameChunkBytes held in each direction for a reader
+// that is slow, and nothing for one that keeps up.
 inline constexpr uint32_t kAgentForwardsMax = 256;
 // TCP listeners that one PortList finds: each is held until it is told, in about 100 bytes.
 inline constexpr uint32_t kListenersMax = 4096;

@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 
 #include <cstdio>
-#include <thread>
 
 namespace {
 
@@ -24,34 +23,31 @@ spore::Result<std::string> get(const spore::Sandbox& sandbox, uint16_t port) {
 }
 
 spore::Status serve(const spore::Sandbox& sandbox) {
-    std::stop_source stop;
-    // It runs for as long as this call does, in a thread of its own.
-    std::jthread server([&] {
-        (void)sandbox.run(spore::Command::shell("mkdir -p /srv && cd /srv && echo it works > hello "
-                                                "&& exec python3 -m http.server 8080"),
-                          {}, {.stop = stop.get_token()});
-    });
-    // Cancelled before the thread is waited for, however this function ends.
-    const auto cancel = std::shared_ptr<void>(nullptr, [&](void*) { stop.request_stop(); });
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-    for (bool listens = false; !listens;) {
-        const auto ports = sandbox.ports({.deadline = deadline});
-        if (!ports)
-            return std::unexpected(ports.error());
-        for (const auto& each : *ports) {
-            if (each.port == 8080) {
-                std::printf("%s listens on %s:%d\n", each.process.c_str(), each.address.c_str(),
-                            each.port);
-                listens = true;
-            }
-        }
-        std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    }
+    const auto call = spore::Call::within(std::chrono::minutes(1));
+    // It runs on without this program; `find_process("web")` finds it again.
+    const auto server = sandbox.start(
+        {.command = spore::Command::shell("mkdir -p /srv && cd /srv && echo it works > hello && "
+                                          "exec python3 -m http.server 8080"),
+         .name = "web"},
+        call);
+    if (!server)
+        return std::unexpected(server.error());
+    const auto end = server->wait_port({.port = 8080, .http = true, .path = "/hello"}, call);
+    if (!end)
+        return std::unexpected(end.error());
+    if (*end)
+        return std::unexpected(spore::Error{spore::Code::unavailable, "the server has ended"});
     const auto answer = get(sandbox, 8080);
     if (!answer)
         return std::unexpected(answer.error());
     std::printf("%s", answer->c_str());
-    return {};
+    // What it has written of the two requests.
+    return server->logs(
+        [](const spore::Process::Output& output) -> spore::Status {
+            std::fwrite(output.bytes.data(), 1, output.bytes.size(), stdout);
+            return {};
+        },
+        false, 0, call);
 }
 
 }  // namespace

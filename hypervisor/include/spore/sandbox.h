@@ -6,6 +6,7 @@
 #include <spore/call.h>
 #include <spore/command.h>
 #include <spore/error.h>
+#include <spore/process.h>
 #include <spore/socket.h>
 #include <spore/template.h>
 
@@ -68,6 +69,14 @@ class Sandbox {
     /// dropped, so that the command goes on.
     Result<Captured> capture(const Command& command, const Call& call = {},
                              size_t bytes_max = 16 << 20) const;
+
+    /// Starts a process that runs on by itself. Errors: those of `run`; already_exists (its name);
+    /// not_found, permission_denied (the program is not there, cannot be executed).
+    Result<Process> start(const Process::Spec& spec, const Call& call = {}) const;
+    /// All that were started and not removed, the oldest first.
+    Result<std::vector<Process>> processes(const Call& call = {}) const;
+    /// "17" is an ID, all else a name: of the one that runs, else of the last that ended.
+    Result<Process> find_process(const std::string& id_or_name, const Call& call = {}) const;
 
     /// The defaults of every command from here on; those that run keep theirs. `unset` after `set`.
     Status set_environment(const std::map<std::string, std::string>& set,

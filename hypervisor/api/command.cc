@@ -1,0 +1,68 @@
+#include <spore/command.h>
+#include <sys/mman.h>
+
+#include "hypervisor/api/impl.h"
+
+namespace spore {
+inline namespace v1 {
+
+ExecRequest request_of(const Command& command) {
+    return {.argv = command.argv,
+            .environment = {command.environment.begin(), command.environment.end()},
+            .unset = command.unset,
+            .clear_environment = command.clear_environment,
+            .cwd = command.cwd,
+            .user = command.user,
+            .timeout = command.timeout};
+}
+
+Exit exit_of(ExecResult&& result) {
+    Exit exit;
+    switch (result.end) {
+        case ExecResult::End::exited:
+            exit.kind = Exit::Kind::exited;
+            break;
+        case ExecResult::End::signaled:
+            exit.kind = Exit::Kind::signaled;
+            break;
+        case ExecResult::End::timed_out:
+            exit.kind = Exit::Kind::timed_out;
+            break;
+        case ExecResult::End::not_started:
+            exit.kind = Exit::Kind::not_started;
+            break;
+    }
+    exit.status = result.exit_status;
+    exit.signal = result.signal;
+    exit.message = std::move(result.message);
+    exit.cpu = std::chrono::microseconds(result.cpu_us);
+    exit.peak_memory_bytes = result.peak_memory_bytes;
+    exit.oom_killed = result.oom_killed;
+    exit.session_ended = result.session_ended;
+    return exit;
+}
+
+Captured captured_of(Exit&& exit, const ExecCapture& kept) {
+    return {.exit = std::move(exit),
+            .out = kept.out().bytes,
+            .err = kept.err().bytes,
+            .out_bytes = kept.out().total,
+            .err_bytes = kept.err().total};
+}
+
+Result<UniqueFd> file_of(std::string_view bytes) {
+    UniqueFd fd(::memfd_create("spore-input", MFD_CLOEXEC));
+    if (!fd)
+        return fail_errno("standard input");
+    for (size_t written = 0; written < bytes.size();) {
+        const ssize_t count = ::pwrite(fd.get(), bytes.data() + written, bytes.size() - written,
+                                       static_cast<off_t>(written));
+        if (count < 0 && errno != EINTR)
+            return fail_errno("standard input");
+        written += count < 0 ? 0 : static_cast<size_t>(count);
+    }
+    return fd;
+}
+
+}  // namespace v1
+}  // namespace spore

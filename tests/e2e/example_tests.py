@@ -1,0 +1,51 @@
+"""The programs of hypervisor/examples, which know Spore by its installed headers alone."""
+
+import os
+import re
+import subprocess
+
+from host import Skipped, check, check_equal
+
+
+def run(host, name, *arguments, limit_s=300):
+    """What the example has printed."""
+    program = os.path.join(os.path.dirname(host.spore), '../examples', name)
+    if not os.path.exists(program):
+        raise Skipped(f'{program}: is not built')
+    done = subprocess.run([program, *arguments], env=host.environment, capture_output=True, timeout=limit_s,
+                          check=False, text=True)
+    check_equal((done.returncode, done.stderr), (0, ''), f'{name}: status and errors')
+    check_equal(host.json('list'), [], f'sandboxes that {name} has left')
+    return done.stdout
+
+
+def run_command(host):
+    out = run(host, 'run_command', host.template(host.fast_kernel), 'sh', '-c', 'echo $((6 * 7)); exit 3')
+    check(re.fullmatch(r'42\nstatus 3, \d+\.\d ms of CPU, \d+\.\d MiB of memory\n', out), f'it says {out!r}')
+
+
+def stream_output(host):
+    out = run(host, 'stream_output', host.template(host.fast_kernel))
+    check(re.fullmatch(r'runs as PID \d+ of the guest\nline 1\nline 2\nline 3\nline 4\nline 5\n'
+                       r'after 5 lines: unavailable\n', out), f'it says {out!r}')
+
+
+def background_server(host):
+    out = run(host, 'background_server', host.template(host.fast_kernel))
+    check(out.startswith('HTTP/1.0 200 OK') and '\r\n\r\nit works\n' in out, f'it says {out!r}')
+    check_equal(out.count('"GET /hello HTTP/1'), 2, 'requests in its log')
+
+
+def many_sandboxes(host):
+    lines = run(host, 'many_sandboxes', host.template(host.fast_kernel), '3').splitlines()
+    check_equal(lines[1::2], [f'{i}: thread {i}' for i in range(3)], 'what the shared sandbox said')
+    own = {re.fullmatch(r'\d: ([0-9a-f]{32})', line).group(1) for line in lines[0::2]}
+    check_equal(len(own), 3, 'machine IDs')
+
+
+TESTS = [
+    ('example-run-command', run_command),
+    ('example-stream-output', stream_output),
+    ('example-background-server', background_server),
+    ('example-many-sandboxes', many_sandboxes),
+]
