@@ -139,7 +139,7 @@ flatbuffers::Offset<wire::Exited> exited_frame(flatbuffers::FlatBufferBuilder& b
         buffer, static_cast<uint8_t>(signaled ? 0 : WEXITSTATUS(end.wait_status)),
         static_cast<uint8_t>(signaled ? WTERMSIG(end.wait_status) : 0), end.timed_out,
         microseconds(end.usage.ru_utime) + microseconds(end.usage.ru_stime),
-        static_cast<uint64_t>(end.usage.ru_maxrss) * limits::kKiB);
+        static_cast<uint64_t>(end.usage.ru_maxrss) * limits::kKiB, false, end.session_ended);
 }
 
 }  // namespace spore

@@ -25,6 +25,7 @@ struct ChildEnd {
     int wait_status = 0;
     rusage usage = {};
     bool timed_out = false;
+    bool session_ended = false;
 };
 
 flatbuffers::Offset<wire::Exited> exited_frame(flatbuffers::FlatBufferBuilder& buffer,

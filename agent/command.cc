@@ -3,7 +3,8 @@
 #include <csignal>
 
 #include "agent/connection.h"
-#include "agent/terminal.h"
+#include "agent/process_table.h"
+#include "agent/sessions.h"
 
 namespace spore {
 
@@ -31,7 +32,7 @@ Status Command::start(const wire::Exec& request) {
     server_.add_child(pid_, *this);
     watch(streams);
     start_timeout(request.timeout_ms());
-    started(pid_, request);
+    started(pid_, request.stdout_credit(), request.stderr_credit());
     return {};
 }
 
@@ -47,13 +48,13 @@ void Command::kill(int signal) {
     ::kill(-pid_, signal);
     // A shell with job control has made groups for what it runs.
     if (has_terminal_ && signal == SIGKILL)
-        kill_session(pid_);
+        signal_session(pid_, SIGKILL);
 }
 
 Result<std::unique_ptr<Stream>> serve_exec(const Request& request) {
     const auto& exec = request.body<wire::Exec>();
     if (exec.session() != nullptr)
-        return fail(Code::host_unsupported, "Exec.session: is not served by this agent");
+        return serve_session_line(request);
     auto command = std::make_unique<Command>(request.connection, request.server, request.stream);
     TRY(command->start(exec));
     return command;

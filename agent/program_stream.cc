@@ -28,9 +28,9 @@ void ProgramStream::watch(ChildStreams& streams) {
          .closed = [this] { send(wire::CreateStdinClosed(connection_.buffer())); }});
 }
 
-void ProgramStream::started(pid_t pid, const wire::Exec& request) {
-    output(1).credit = request.stdout_credit();
-    output(2).credit = request.stderr_credit();
+void ProgramStream::started(pid_t pid, uint32_t stdout_credit, uint32_t stderr_credit) {
+    output(1).credit = stdout_credit;
+    output(2).credit = stderr_credit;
     send(wire::CreateStarted(connection_.buffer(), pid, stdin_ ? stdin_.credit() : 0));
     if (stdin_)
         stdin_.start();

@@ -24,21 +24,23 @@ class ProgramStream : public Stream {
     void cancel() override;
     void update() override;
 
+    // Exec.timeout_ms is over.
+    bool timed_out() const { return timed_out_; }
+
   protected:
     // Sends it a signal, SIGKILL to all that belongs to it.
     virtual void kill(int signal) = 0;
 
     // Takes the agent's ends of its streams.
     void watch(ChildStreams& streams);
-    // It runs: tells the client, with its credit and timeout.
-    void started(pid_t pid, const wire::Exec& request);
+    // It runs: tells the client, who has granted so much for its output.
+    void started(pid_t pid, uint32_t stdout_credit, uint32_t stderr_credit);
     // It has ended: what is in its streams is still sent, and then its end.
     void ended(const ChildEnd& end);
     bool has_ended() const { return end_.has_value(); }
     // Exec.timeout_ms counts from now on.
     void start_timeout(uint64_t timeout_ms) { timeout_.set_timeout_ms(timeout_ms); }
     virtual void on_timeout();
-    bool timed_out() const { return timed_out_; }
 
     // Reads on after the end of a terminal's program, which no event announces.
     bool turn() override;

@@ -7,6 +7,7 @@
 #include "agent/process_streams.h"
 #include "agent/request.h"
 #include "agent/server.h"
+#include "agent/sessions.h"
 
 namespace spore {
 
@@ -82,6 +83,10 @@ constexpr RequestKind kRequests[] = {
     {Body::SessionList, nullptr},
     {Body::SessionDelete, nullptr},
     {Body::PortList, serve_port_list},
+    {Body::SessionCreate, serve_session_create},
+    {Body::SessionList, serve_session_list},
+    {Body::SessionDelete, serve_session_delete},
+    {Body::PortList, nullptr},
 };
 
 }  // namespace

@@ -139,6 +139,7 @@ void Server::reap() {
         child.on_exit(status, usage);
     }
     processes_.sweep_groups();
+    sessions_.sweep_groups();
 }
 
 Status Server::may_start() const {

@@ -12,6 +12,7 @@
 #include "agent/guest.h"
 #include "agent/poller.h"
 #include "agent/processes.h"
+#include "agent/sessions.h"
 #include "agent/timer.h"
 
 namespace spore {
@@ -42,6 +43,7 @@ class Server {
     Poller& poller() { return poller_; }
     Timers& timers() { return timers_; }
     Processes& processes() { return processes_; }
+    Sessions& sessions() { return sessions_; }
     // Ends `run` once the answer is out. Errors: the system does not allow it.
     Status request_power_off();
     // Bytes on their way from a pipe into a frame.
@@ -80,6 +82,7 @@ class Server {
     std::array<std::byte, limits::kFrameChunkBytes> scratch_;
     std::unordered_map<pid_t, Child*> children_;
     Processes processes_{*this};
+    Sessions sessions_{*this};
     std::list<Watch> discarded_;
     std::deque<Stream*> turns_;
     std::list<Connection> connections_;

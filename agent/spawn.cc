@@ -97,8 +97,15 @@ long clone_onto_stack(clone_args& arguments, int (*run)(void*), void* argument) 
 bool set_streams(const SpawnPlan& plan) {
     if (plan.terminal && ::ioctl(plan.stdin_fd, TIOCSCTTY, 0) != 0)
         return false;
+    // A copy of a descriptor onto itself would still be closed by execve. The others are copied by
+    // then, whichever of them had the number.
+    const auto set_control = [&plan] {
+        return plan.control_fd < 0 ||
+               (plan.control_fd == kControlFd ? ::fcntl(kControlFd, F_SETFD, 0) == 0
+                                              : ::dup2(plan.control_fd, kControlFd) >= 0);
+    };
     return ::dup2(plan.stdin_fd, STDIN_FILENO) >= 0 && ::dup2(plan.stdout_fd, STDOUT_FILENO) >= 0 &&
-           ::dup2(plan.stderr_fd, STDERR_FILENO) >= 0;
+           ::dup2(plan.stderr_fd, STDERR_FILENO) >= 0 && set_control();
 }
 
 // System calls and not the C library's functions, which tell every thread of the process, and this

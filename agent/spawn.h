@@ -13,6 +13,10 @@
 
 namespace spore {
 
+// Where a session's shell finds what it tells the agent by: a number that a POSIX shell can name
+// (one digit), and that scripts seldom use.
+inline constexpr int kControlFd = 7;
+
 // What the new process becomes.
 struct SpawnPlan {
     std::vector<std::string> argv;         // not empty
@@ -23,6 +27,7 @@ struct SpawnPlan {
     int stdin_fd = -1;
     int stdout_fd = -1;
     int stderr_fd = -1;
+    int control_fd = -1;    // becomes kControlFd; -1: none
     bool terminal = false;  // they are one terminal, which controls the new session
     int cgroup_fd = -1;     // it starts in this control group; -1: in the agent's
 };

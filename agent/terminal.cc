@@ -1,38 +1,11 @@
 #include "agent/terminal.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
-
-#include "agent/file.h"
-
 namespace spore {
-
-namespace {
-
-// Of a process that lives; 0 of one that does not.
-pid_t session_of(pid_t pid) {
-    const auto stat = read_file("/proc/" + std::to_string(pid) + "/stat");
-    if (!stat)
-        return 0;
-    // The name before it may have anything in it, parentheses too (proc(5)).
-    const size_t name_end = stat->rfind(')');
-    if (name_end == std::string::npos)
-        return 0;
-    char state = 0;
-    int parent = 0, group = 0, session = 0;
-    const int found = std::sscanf(stat->c_str() + name_end + 1, " %c %d %d %d", &state, &parent,
-                                  &group, &session);
-    return found == 4 && state != 'Z' && state != 'X' ? session : 0;
-}
-
-}  // namespace
 
 Result<Terminal> Terminal::open(const wire::Pty& size, const std::optional<User>& user) {
     Terminal terminal;
@@ -65,26 +38,6 @@ std::string end_of_input(int master, bool after_newline) {
         return {};
     const bool by_lines = (mode.c_lflag & ICANON) != 0;
     return std::string(by_lines && !after_newline ? 2 : 1, static_cast<char>(mode.c_cc[VEOF]));
-}
-
-void kill_session(pid_t session) {
-    ::kill(-session, SIGKILL);
-    // Again while there are new ones; one that forks faster than it is killed is not waited for.
-    constexpr int kRoundsMax = 8;
-    for (int round = 0; round < kRoundsMax; ++round) {
-        DIR* processes = ::opendir("/proc");
-        if (processes == nullptr)
-            return;
-        bool found = false;
-        while (const dirent* entry = ::readdir(processes)) {
-            const pid_t pid = std::atoi(entry->d_name);
-            if (pid > 1 && session_of(pid) == session && ::kill(pid, SIGKILL) == 0)
-                found = true;
-        }
-        ::closedir(processes);
-        if (!found)
-            return;
-    }
 }
 
 }  // namespace spore

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <sys/types.h>
-
 #include <optional>
 
 #include "agent/users.h"
@@ -29,9 +27,5 @@ void set_window_size(int master, uint16_t rows, uint16_t columns);
 // What is typed to end the input where it is read by lines: once after a newline, and else twice,
 // the first of them to hand the line out.
 std::string end_of_input(int master, bool after_newline);
-
-// Kills every process of a session (setsid(2)), in whatever process group it is. The session's ID
-// must not be free for others meanwhile: its leader has not been reaped.
-void kill_session(pid_t session);
 
 }  // namespace spore

@@ -162,6 +162,13 @@ inline constexpr uint32_t kExpressionDepthMax = 64;
 // Streams that one connection has open at once: all those commands, and as many others.
 inline constexpr uint32_t kAgentStreamsMax = 1024;
 static_assert(kAgentStreamsMax > kAgentCommandsMax);
+// Sessions of one guest; a line for one, with its environment, which some shells read byte by byte;
+// what waits in lines for all of them, and what one is created with: both are kept in the agent.
+inline constexpr uint32_t kAgentSessionsMax = 64;
+inline constexpr uint32_t kSessionLineBytesMax = 128 * kKiB;
+inline constexpr uint32_t kSessionWaitingBytesMax = 1 * kMiB;
+inline constexpr uint32_t kSessionEnvironmentBytesMax = 32 * kKiB;
+static_assert(kSessionLineBytesMax < kSessionWaitingBytesMax);
 // What the agent takes of one command's stdin before that has read it.
 inline constexpr uint32_t kStdinCreditBytes = 128 * kKiB;
 // What the host takes of one command's stdout, and of its stderr, before it has passed it on.

@@ -30,6 +30,7 @@ void add_shell(CLI::App& app, Context& context);
 void add_file(CLI::App& app, Context& context);
 void add_cp(CLI::App& app, Context& context);
 void add_port(CLI::App& app, Context& context);
+void add_session(CLI::App& app, Context& context);
 
 // "K=V" words into a map. Errors: invalid_argument, naming `what` and the word.
 Result<std::map<std::string, std::string>> parse_pairs(std::string_view what,

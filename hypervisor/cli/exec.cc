@@ -116,6 +116,8 @@ void add_exec(CLI::App& app, Context& context) {
     command->add_option("id", options->run.id, "the sandbox")->required();
     command->add_option("argv", options->argv, "the command, after --")->required();
     add_environment(command, *options);
+    command->add_option("--session,-s", options->run.request.session,
+                        "the words are one line for this session's shell (spore session)");
     command->add_option("--workdir,-w", options->run.request.cwd, "directory to run it in");
     command->add_option("--user,-u", options->run.request.user, "who runs it: name or UID (root)");
     command->add_option("--timeout", options->limit, "kill it after this long: 30s, 5m");

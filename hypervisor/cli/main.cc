@@ -77,6 +77,7 @@ int run(int argc, char** argv) {
     add_file(app, context);
     add_cp(app, context);
     add_port(app, context);
+    add_session(app, context);
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& success) {

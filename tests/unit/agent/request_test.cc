@@ -38,18 +38,6 @@ class AgentRequest : public testing::Test {
     RawClient client{agent.connect_socket()};
 };
 
-TEST_F(AgentRequest, SaysWhatItDoesNotServe) {
-    auto& buffer = client.buffer();
-    const auto argv = buffer.CreateVectorOfStrings({"true"});
-    const auto session = buffer.CreateString("one");
-    client.send(3, wire::CreateExec(buffer, argv, 0, 0, false, 0, 0, false, 0, 1, 1, 0, session));
-    expect_error(3, wire::ErrorCode::host_unsupported);
-    client.send(4, wire::CreateSessionList(buffer));
-    const auto* error = expect_error(4, wire::ErrorCode::host_unsupported);
-    ASSERT_NE(error, nullptr);
-    EXPECT_EQ(error->message()->str(), "SessionList: is not served by this agent");
-}
-
 TEST_F(AgentRequest, CancelKillsACommandAndItsEndIsTheLastFrame) {
     // More output than its credit: its end must not wait for that to be taken.
     client.exec(2, {"sh", "-c", "yes & exec yes"}, 1000);
