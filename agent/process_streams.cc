@@ -36,7 +36,9 @@ class LogsStream final : public ProcessStream {
   public:
     LogsStream(const Request& request, Process& process)
         : ProcessStream(request, &process),
-          cursor_(request.body<wire::ProcessLogs>().from()),
+          cursor_(request.body<wire::ProcessLogs>().from() == UINT64_MAX
+                      ? process.log().next_sequence()  // from now on
+                      : request.body<wire::ProcessLogs>().from()),
           credit_(request.body<wire::ProcessLogs>().credit()),
           follow_(request.body<wire::ProcessLogs>().follow()),
           until_(process.log().next_sequence()) {

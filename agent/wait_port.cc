@@ -98,7 +98,7 @@ class PortStream final : public ProcessStream {
     int next_family_ = AF_INET6;
     bool connected_ = false;
     std::string answer_;
-    std::string last_failure_ = "nothing was tried";
+    std::string last_failure_ = "no answer yet";
     milliseconds pause_ = kPauseMin;
     // Of an attempt, and of the pause before the next.
     Timer attempt_{server_.timers(), [this] {

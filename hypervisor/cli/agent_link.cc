@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "hypervisor/base/base64.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/sandbox.h"
 
@@ -43,21 +44,6 @@ bool is_utf8(std::string_view text) {
     return true;
 }
 
-// RFC 4648 §4
-std::string base64(std::string_view bytes) {
-    constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    std::string text;
-    for (size_t at = 0; at < bytes.size(); at += 3) {
-        uint32_t group = 0;
-        const size_t count = std::min<size_t>(3, bytes.size() - at);
-        for (size_t i = 0; i < 3; ++i)
-            group = group << 8 | (i < count ? static_cast<unsigned char>(bytes[at + i]) : 0u);
-        for (size_t i = 0; i < 4; ++i)
-            text += i <= count ? kDigits[group >> (18 - 6 * i) & 63] : '=';
-    }
-    return text;
-}
-
 }  // namespace
 
 Result<std::shared_ptr<AgentConnection>> link_agent(const std::string& sandbox) {
@@ -78,7 +64,7 @@ void set_bytes(nlohmann::json& document, const std::string& name, std::string_vi
     if (is_utf8(bytes))
         document[name] = bytes;
     else
-        document[name + "_base64"] = base64(bytes);
+        document[name + "_base64"] = to_base64(bytes);
 }
 
 void print_json_line(const nlohmann::json& document) {

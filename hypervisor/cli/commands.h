@@ -25,6 +25,7 @@ void add_template(CLI::App& app, Context& context);
 void add_sandbox(CLI::App& app, Context& context);  // create, list, destroy
 void add_pool(CLI::App& app, Context& context);
 void add_process(CLI::App& app, Context& context);
+void add_context(CLI::App& app, Context& context);
 void add_exec(CLI::App& app, Context& context);
 void add_shell(CLI::App& app, Context& context);
 void add_file(CLI::App& app, Context& context);

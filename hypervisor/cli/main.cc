@@ -72,6 +72,7 @@ int run(int argc, char** argv) {
     add_sandbox(app, context);
     add_pool(app, context);
     add_process(app, context);
+    add_context(app, context);
     add_exec(app, context);
     add_shell(app, context);
     add_file(app, context);

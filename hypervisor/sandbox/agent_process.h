@@ -58,7 +58,7 @@ struct ProcessOutput {
 };
 
 struct ProcessLogRequest {
-    uint64_t from = 0;    // the first sequence wanted
+    uint64_t from = 0;    // the first sequence wanted; UINT64_MAX: what comes from now on
     bool follow = false;  // go on until the process ends
 };
 
