@@ -79,14 +79,10 @@ constexpr RequestKind kRequests[] = {
     {Body::ProcessInput, serve_process_input},
     {Body::WaitPort, serve_wait_port},
     {Body::WaitLog, serve_wait_log},
-    {Body::SessionCreate, nullptr},
-    {Body::SessionList, nullptr},
-    {Body::SessionDelete, nullptr},
-    {Body::PortList, serve_port_list},
     {Body::SessionCreate, serve_session_create},
     {Body::SessionList, serve_session_list},
     {Body::SessionDelete, serve_session_delete},
-    {Body::PortList, nullptr},
+    {Body::PortList, serve_port_list},
 };
 
 }  // namespace
