@@ -131,12 +131,10 @@ TEST_F(ProcessFrames, SaysWhatCannotBeStarted) {
 class Processes : public ProcessFixture {};
 
 TEST_F(Processes, AreFollowedFromAnyPlace) {
+    ASSERT_EQ(::mkfifo((agent.directory() + "/fifo").c_str(), 0600), 0);
     const ProcessName process = start_script("echo one; echo two >&2; read line <" +
                                              agent.directory() + "/fifo; echo three; exit 7");
-    std::vector<std::string> lines;
     std::string all;
-    // The FIFO is there when the process has got to it, or not: both are right.
-    ::mkfifo((agent.directory() + "/fifo").c_str(), 0600);
     std::jthread going([&] {
         UniqueFd fifo(::open((agent.directory() + "/fifo").c_str(), O_WRONLY | O_CLOEXEC));
         EXPECT_EQ(::write(fifo.get(), "go\n", 3), 3);
