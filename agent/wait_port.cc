@@ -22,6 +22,10 @@ constexpr milliseconds kPauseMax{200};
 constexpr milliseconds kAttemptLimit{5000};
 // "HTTP/1.1 200", and what precedes it is not looked for.
 constexpr size_t kStatusLineBytes = 12;
+// The rest of an answer is read, so that no server complains of a connection that was reset; but
+// not of one that goes on for ever.
+constexpr milliseconds kRestLimit{500};
+constexpr size_t kRestBytesMax = 1 << 20;
 
 sockaddr_storage loopback(int family, uint16_t port) {
     sockaddr_storage storage = {};
@@ -81,6 +85,8 @@ class PortStream final : public ProcessStream {
     void on_ready();
     void connected();
     void read_status();
+    void read_rest();
+    void conclude();
     void failed(std::string why);
     void on_timeout();
     template <typename Finish>
@@ -98,11 +104,16 @@ class PortStream final : public ProcessStream {
     int next_family_ = AF_INET6;
     bool connected_ = false;
     std::string answer_;
+    bool status_known_ = false;
+    std::string verdict_;  // why the answer is none that is waited for; empty: it is one
+    size_t rest_bytes_ = 0;
     std::string last_failure_ = "no answer yet";
     milliseconds pause_ = kPauseMin;
     // Of an attempt, and of the pause before the next.
     Timer attempt_{server_.timers(), [this] {
-                       if (socket_)
+                       if (status_known_)
+                           conclude();
+                       else if (socket_)
                            failed("no answer");
                        else if (!done())
                            connect(next_family_);
@@ -114,6 +125,8 @@ void PortStream::connect(int family) {
     family_ = family;
     connected_ = false;
     answer_.clear();
+    status_known_ = false;
+    rest_bytes_ = 0;
     UniqueFd socket(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket)
         return failed(std::strerror(errno));
@@ -129,6 +142,8 @@ void PortStream::connect(int family) {
 }
 
 void PortStream::on_ready() {
+    if (status_known_)
+        return read_rest();
     if (connected_)
         return read_status();
     int error = 0;
@@ -171,8 +186,29 @@ void PortStream::read_status() {
     const auto [stop, error] = std::from_chars(digits, digits + 3, status);
     if (!answer_.starts_with("HTTP/") || error != std::errc() || stop != digits + 3)
         return failed("does not answer as HTTP");
-    if (status < question_.status_min || status > question_.status_max)
-        return failed("answers with status " + std::to_string(status));
+    const bool wanted = status >= question_.status_min && status <= question_.status_max;
+    verdict_ = wanted ? std::string() : "answers with status " + std::to_string(status);
+    if (!wanted)
+        last_failure_ = verdict_;
+    status_known_ = true;
+    attempt_.set(Timers::Clock::now() + kRestLimit);
+    read_rest();
+}
+
+void PortStream::read_rest() {
+    const ssize_t count =
+        ::recv(socket_.fd(), server_.scratch().data(), server_.scratch().size(), MSG_DONTWAIT);
+    if (count < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    rest_bytes_ += static_cast<size_t>(std::max<ssize_t>(count, 0));
+    if (count <= 0 || rest_bytes_ > kRestBytesMax)
+        conclude();
+}
+
+void PortStream::conclude() {
+    status_known_ = false;
+    if (!verdict_.empty())
+        return failed(std::exchange(verdict_, {}));
     end([this] { finish(wire::CreateDone(connection_.buffer())); });
 }
 

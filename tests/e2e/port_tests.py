@@ -160,7 +160,7 @@ def many_at_once(forward):
 
 def ports(host):
     with Sandbox(host, 'ports') as name:
-        check_equal(host.exec(name, 'ls /sys/class/net'), 'lo', 'interfaces in the guest')
+        check_equal(host.exec(name, 'ls -d /sys/class/net/*/device 2>/dev/null; true'), '', 'network cards in the guest')
         digest = host.exec(name, f'mkdir -p /srv && head -c {BIG_BYTES} /dev/urandom > /srv/big && '
                                  'sha256sum < /srv/big').split()[0]
         servers = host.start('exec', name, '--', 'python3', '-c', SERVERS,

@@ -102,6 +102,18 @@ TEST_F(WaitPort, UntilItAnswersWithAGoodStatus) {
     EXPECT_TRUE(ready) << ready.error().message;
 }
 
+TEST_F(WaitPort, TakesAnAnswerToItsEnd) {
+    Port port(AF_INET);
+    port.listen();
+    // serve() expects that all of it is taken.
+    std::jthread serving([&] {
+        port.serve("HTTP/1.0 404 Not Found\r\n\r\n" + std::string(900'000, 'x'));
+        port.serve("HTTP/1.0 200 OK\r\n\r\n" + std::string(900'000, 'x'));
+    });
+    const auto ready = processes->wait_port({.port = port.number(), .http = true}, soon());
+    EXPECT_TRUE(ready) << ready.error().message;
+}
+
 TEST_F(WaitPort, SaysWhatItWasAnsweredLast) {
     Port port(AF_INET);
     port.listen();
