@@ -119,11 +119,10 @@ Status AgentProcesses::logs(const ProcessName& process, const ProcessLogRequest&
     while (true) {
         const auto* frame = TRY(stream.receive(deadline));
         const auto* record = frame == nullptr ? nullptr : frame->body_as_LogRecord();
-        if (record == nullptr) {
-            if (frame != nullptr && frame->body_as_Done() != nullptr)
-                return {};
+        if (record == nullptr && frame != nullptr && frame->body_as_Done() != nullptr)
+            return {};
+        if (record == nullptr || (record->fd() != 1 && record->fd() != 2))
             return unexpected_frame(stream, frame);
-        }
         TRY(sink({.sequence = record->sequence(),
                   .fd = record->fd(),
                   .time_ns = record->time_ns(),

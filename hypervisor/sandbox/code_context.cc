@@ -5,6 +5,7 @@
 
 #include "hypervisor/sandbox/agent_process.h"
 #include "hypervisor/sandbox/code_context_drivers.h"
+#include "hypervisor/sandbox/code_limits.h"
 #include "hypervisor/sandbox/code_run.h"
 
 namespace spore {
@@ -22,8 +23,6 @@ constexpr Language kLanguages[] = {{ContextLanguage::python, "python", "python3"
                                    {ContextLanguage::javascript, "javascript", "node"}};
 constexpr std::string_view kProcessPrefix = "context.";
 constexpr size_t kNameBytesMax = 40;  // with prefix and language below limits::kNameBytesMax
-// What a client that is slow may be behind: more than one run may show (context_python.py).
-constexpr uint64_t kLogBytes = 6 * limits::kMiB;
 
 const Language& entry_of(ContextLanguage language) {
     return *std::ranges::find(kLanguages, language, &Language::language);
@@ -106,7 +105,7 @@ Status CodeContexts::create(const ContextSpec& spec, Deadline deadline) {
     AgentProcesses processes(connection_);
     ProcessSpec process = {.name = process_name(spec.name, spec.language),
                            .with_stdin = true,
-                           .log_bytes_max = kLogBytes};
+                           .log_bytes_max = limits::kContextLogBytes};
     process.command.argv = argv_of(spec);
     process.command.cwd = spec.cwd;
     process.command.user = spec.user;

@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "hypervisor/base/base64.h"
 #include "hypervisor/sandbox/agent_process.h"
+#include "hypervisor/sandbox/code_limits.h"
 
 namespace spore {
 
@@ -14,9 +14,6 @@ namespace {
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kCodeBytesMax = 1 * limits::kMiB;
-// One answer: all that may be shown in a run, escaped.
-constexpr size_t kLineBytesMax = 32 * limits::kMiB;
 // What the code may take to end once it is interrupted.
 constexpr std::chrono::seconds kGrace{3};
 
@@ -26,34 +23,16 @@ uint64_t random_run_id() {
     return (uint64_t{random()} << 20 | (random() & 0xfffff)) + 1;
 }
 
-std::string text_of(const json& document, const char* name) {
-    const auto found = document.find(name);
-    return found != document.end() && found->is_string() ? found->get<std::string>() : "";
-}
-
-// {"text/plain": "42", ...}
-RichData data_of(const json& answer) {
-    RichData data;
-    const auto found = answer.find("data");
-    if (found == answer.end() || !found->is_object())
-        return data;
-    for (const auto& [mime, content] : found->items()) {
-        if (content.is_string())
-            data.emplace(mime, content.get<std::string>());
-    }
-    return data;
-}
-
 }  // namespace
 
 CodeRun::CodeRun(AgentConnection& connection, uint32_t process, const RunStreams& streams,
                  std::chrono::milliseconds timeout, Deadline deadline)
     : connection_(connection),
       process_(process),
-      streams_(streams),
       deadline_(deadline),
       stage_end_(timeout.count() > 0 ? Clock::now() + timeout : Deadline::max()),
       run_id_(random_run_id()),
+      heard_(run_id_, streams),
       input_(connection.open()),
       answers_(connection.open(limits::kFileCreditBytes)) {
     input_.set_deadline(deadline);
@@ -61,15 +40,16 @@ CodeRun::CodeRun(AgentConnection& connection, uint32_t process, const RunStreams
 }
 
 Result<RunResult> CodeRun::run(const std::string& code) {
-    if (code.size() > kCodeBytesMax) {
+    if (code.size() > limits::kContextCodeBytesMax) {
         return fail(Code::invalid_argument, "code of " + std::to_string(code.size()) +
-                                                " bytes: at most " + std::to_string(kCodeBytesMax));
+                                                " bytes: at most " +
+                                                std::to_string(limits::kContextCodeBytesMax));
     }
     const json request = {{"run", run_id_}, {"code", code}};
     // What is no UTF-8 would be another code than the one that was given.
     const std::string line = request.dump(-1, ' ', false, json::error_handler_t::ignore) + "\n";
     const json again = json::parse(line, nullptr, false);
-    if (again.is_discarded() || text_of(again, "code") != code)
+    if (again.is_discarded() || again["code"] != code)
         return fail(Code::invalid_argument, "code: is no UTF-8");
     TRY(follow());
     TRY(send_code(line));
@@ -109,7 +89,8 @@ Status CodeRun::send_code(const std::string& line) {
 }
 
 Result<RunResult> CodeRun::wait_for_end() {
-    while (!status_) {
+    bool lost = false;
+    while (!lost && !heard_.status()) {
         const auto* frame = TRY(receive());
         if (frame == nullptr) {
             TRY(go_on_after_timeout());
@@ -117,23 +98,21 @@ Result<RunResult> CodeRun::wait_for_end() {
             TRY(take_record(*record));
             TRY(answers_.consumed(1, answers_.frame_length()));
         } else {
-            status_ = "lost";  // Done: the interpreter has ended
+            lost = true;  // Done: the interpreter has ended
         }
     }
-    if (stage_ != Stage::running) {
-        result_.end = RunResult::End::timed_out;
-        result_.context_lost = *status_ == "lost";
-    } else if (*status_ == "ok") {
-        result_.end = RunResult::End::ok;
-    } else if (*status_ == "interrupted") {
-        result_.end = RunResult::End::interrupted;
-    } else if (*status_ == "lost") {
-        result_.end = RunResult::End::lost;
-        result_.context_lost = true;
-    } else {
-        result_.end = RunResult::End::error;
-    }
-    return std::move(result_);
+    using End = RunResult::End;
+    RunResult result = std::move(heard_.result());
+    result.context_lost = lost;
+    if (stage_ != Stage::running)
+        result.end = End::timed_out;
+    else if (lost)
+        result.end = End::lost;
+    else if (*heard_.status() == "interrupted")
+        result.end = End::interrupted;
+    else
+        result.end = *heard_.status() == "ok" ? End::ok : End::error;
+    return result;
 }
 
 Result<const wire::Frame*> CodeRun::receive() {
@@ -162,65 +141,12 @@ Status CodeRun::go_on_after_timeout() {
 }
 
 Status CodeRun::take_record(const wire::LogRecord& record) {
-    if (record.dropped() > 0) {
-        result_.truncated = true;
-        skipping_ = true;
-    }
+    if (record.dropped() > 0)
+        heard_.lost();
     if (record.fd() != 1)
         return {};
     const auto bytes = view(record.bytes());
-    std::string_view rest(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    while (!rest.empty() && !status_) {
-        const size_t newline = rest.find('\n');
-        line_.append(rest.substr(0, newline));
-        if (line_.size() > kLineBytesMax)
-            return fail(Code::corrupt,
-                        "an answer of more than " + std::to_string(kLineBytesMax) + " bytes");
-        if (newline == std::string_view::npos)
-            return {};
-        rest.remove_prefix(newline + 1);
-        const std::string line = std::exchange(line_, {});
-        if (!std::exchange(skipping_, false))
-            TRY(take_line(line));
-    }
-    return {};
-}
-
-Status CodeRun::take_line(std::string_view line) {
-    const json answer = json::parse(line, nullptr, false);
-    if (!answer.is_object())
-        return fail(Code::corrupt, "an answer that is no JSON object");
-    const auto run = answer.find("run");
-    // Of another run that nobody waits for any more.
-    if (run == answer.end() || !run->is_number_unsigned() || run->get<uint64_t>() != run_id_)
-        return {};
-    return take_answer(text_of(answer, "type"), answer);
-}
-
-Status CodeRun::take_answer(const std::string& kind, const json& answer) {
-    if (kind == "stdout" || kind == "stderr") {
-        const auto& sink = kind == "stdout" ? streams_.on_stdout : streams_.on_stderr;
-        if (!sink)
-            return {};
-        const auto raw = from_base64(text_of(answer, "base64"));
-        return sink(answer.contains("base64") && raw ? *raw : text_of(answer, "text"));
-    }
-    if (kind == "display") {
-        result_.displays.push_back(data_of(answer));
-        return streams_.on_display ? streams_.on_display(result_.displays.back()) : Status{};
-    }
-    if (kind == "result") {
-        result_.result = data_of(answer);
-    } else if (kind == "error") {
-        result_.error = ContextError{.name = text_of(answer, "name"),
-                                     .value = text_of(answer, "value"),
-                                     .traceback = text_of(answer, "traceback")};
-    } else if (kind == "end") {
-        status_ = text_of(answer, "status");
-        const auto cut = answer.find("truncated");
-        result_.truncated |= cut != answer.end() && cut->is_boolean() && cut->get<bool>();
-    }
-    return {};
+    return heard_.take({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 }  // namespace spore

@@ -2,15 +2,13 @@
 
 // Inside CodeContexts: one run.
 
-#include <nlohmann/json_fwd.hpp>
-
 #include "hypervisor/sandbox/agent_connection.h"
-#include "hypervisor/sandbox/code_context.h"
+#include "hypervisor/sandbox/code_answers.h"
 
 namespace spore {
 
 // Two streams: on one the code goes in, which keeps the context for us, on the other what is
-// answered. UNTRUSTED BYTES: answers are a guest's; they are read as JSON of any shape.
+// answered.
 class CodeRun {
   public:
     using Deadline = AgentClient::Deadline;
@@ -28,22 +26,15 @@ class CodeRun {
     Result<const wire::Frame*> receive();
     Status go_on_after_timeout();
     Status take_record(const wire::LogRecord& record);
-    Status take_line(std::string_view line);
-    Status take_answer(const std::string& kind, const nlohmann::json& answer);
-    Status take_text(const RunStreams& streams, bool error, const nlohmann::json& answer);
 
     AgentConnection& connection_;
     uint32_t process_;
-    const RunStreams& streams_;
     Deadline deadline_;
     Deadline stage_end_;  // of the code's own time, then of what it has to take the interrupt
     enum class Stage { running, interrupted, killed } stage_ = Stage::running;
     uint64_t run_id_;
+    CodeAnswers heard_;
     AgentStream input_, answers_;
-    std::string line_;       // as far as it has come
-    bool skipping_ = false;  // its begin was lost
-    std::optional<std::string> status_;
-    RunResult result_;
 };
 
 }  // namespace spore

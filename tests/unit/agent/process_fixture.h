@@ -46,6 +46,14 @@ class ProcessFixture : public testing::Test {
         EXPECT_TRUE(done) << done.error().message;
         return text;
     }
+    // Waits until that is all it has written.
+    void wait_for_logs(const ProcessName& process, size_t bytes) {
+        const auto deadline = soon();
+        while (logs(process).size() < bytes) {
+            ASSERT_LT(std::chrono::steady_clock::now(), deadline) << logs(process);
+            ::usleep(1000);
+        }
+    }
     // The words of one that cannot be had.
     template <typename T>
     static std::string why(const Result<T>& result) {

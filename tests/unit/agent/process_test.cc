@@ -131,15 +131,18 @@ TEST_F(ProcessFrames, SaysWhatCannotBeStarted) {
 class Processes : public ProcessFixture {};
 
 TEST_F(Processes, AreFollowedFromAnyPlace) {
-    ASSERT_EQ(::mkfifo((agent.directory() + "/fifo").c_str(), 0600), 0);
-    const ProcessName process = start_script("echo one; echo two >&2; read line <" +
-                                             agent.directory() + "/fifo; echo three; exit 7");
-    std::string all;
+    const std::string fifo = agent.directory() + "/fifo";
+    ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+    const ProcessName process =
+        start_script("echo one; echo two >&2; read line <" + fifo + "; echo three; exit 7");
+    // Both have come before it goes on; which of them first is nobody's to say.
+    wait_for_logs(process, 8);
     std::jthread going([&] {
-        UniqueFd fifo(::open((agent.directory() + "/fifo").c_str(), O_WRONLY | O_CLOEXEC));
-        EXPECT_EQ(::write(fifo.get(), "go\n", 3), 3);
+        UniqueFd end(::open(fifo.c_str(), O_WRONLY | O_CLOEXEC));
+        EXPECT_EQ(::write(end.get(), "go\n", 3), 3);
     });
     uint64_t last = 0;
+    std::string texts[3];
     const Status done = processes->logs(
         process, {.follow = true},
         [&](const ProcessOutput& output) {
@@ -147,14 +150,12 @@ TEST_F(Processes, AreFollowedFromAnyPlace) {
             EXPECT_EQ(output.dropped, 0u);
             EXPECT_GT(output.time_ns, 1'500'000'000'000'000'000);
             last = output.sequence;
-            std::string text;
-            (void)collect(text, output.bytes);
-            EXPECT_EQ(output.fd, text == "two\n" ? 2 : 1);
-            return collect(all, output.bytes);
+            return collect(texts[output.fd], output.bytes);
         },
         soon());
     EXPECT_TRUE(done) << done.error().message;
-    EXPECT_EQ(all, "one\ntwo\nthree\n");
+    EXPECT_EQ(texts[1], "one\nthree\n");
+    EXPECT_EQ(texts[2], "two\n");
     EXPECT_EQ(wait(process).exit_status, 7);
     std::string rest;
     EXPECT_TRUE(processes->logs(
@@ -270,8 +271,7 @@ TEST_F(Processes, HaveOneClientOnTheirStdin) {
     UniqueFd in(ends[0]), out(ends[1]);
     std::jthread first([&] { EXPECT_TRUE(processes->input(process, in.get(), false, soon())); });
     ASSERT_EQ(::write(out.get(), "first\n", 6), 6);
-    while (logs(process) != "first\n")
-        ::usleep(1000);
+    wait_for_logs(process, 6);
     EXPECT_THAT(why(processes->input(process, file.get(), true, soon())),
                 HasSubstr("another client has it"));
     out.reset();

@@ -179,8 +179,7 @@ TEST_F(WaitLog, WaitsForALineThatComesInPieces) {
     std::jthread feeding([&] { EXPECT_TRUE(processes->input(process, in.get(), true, soon())); });
     ASSERT_EQ(::write(out.get(), "other\nRea", 9), 9);
     // The piece has come, and is no line.
-    while (logs(process) != "other\nRea")
-        ::usleep(1000);
+    wait_for_logs(process, 9);
     std::jthread waiting([&] {
         EXPECT_EQ(line(process, {.pattern = "^Ready", .expression = true}), "<Ready> now");
     });
