@@ -32,7 +32,7 @@ def stream_output(host):
 
 def background_server(host):
     out = run(host, 'background_server', host.template(host.fast_kernel))
-    check(out.startswith('HTTP/1.0 200 OK') and '\r\n\r\nit works\n' in out, f'it says {out!r}')
+    check(out.startswith('HTTP/1.0 200 OK') and '\n\nit works\n' in out, f'it says {out!r}')
     check_equal(out.count('"GET /hello HTTP/1'), 2, 'requests in its log')
 
 
