@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "agent/file.h"
+#include "agent/system.h"
 #include "agent/terminal.h"
 
 namespace spore {
@@ -29,6 +31,14 @@ Status open_pipe(UniqueFd& read_end, UniqueFd& write_end, const UniqueFd& agents
     if (::fcntl(agents.get(), F_SETFL, O_NONBLOCK) != 0)
         return fail_errno("fcntl of a pipe");
     return {};
+}
+
+std::string out_of_processes() {
+    std::string limit =
+        read_file(std::string(kCommandCgroup) + "/pids.max").value_or(std::string());
+    limit.erase(std::min(limit.find('\n'), limit.size()));
+    return "processes at once in this sandbox: there are as many as there may be" +
+           (limit.empty() ? std::string() : ", " + limit);
 }
 
 }  // namespace
@@ -113,6 +123,8 @@ Result<flatbuffers::Offset<wire::StartFailed>> start_failed_frame(
         return fail_errno("cwd '" + plan.cwd + "'", error);
     if (step == Step::user)
         return fail_errno("user '" + std::string(user) + "'", error);
+    if (step == Step::clone && error == EAGAIN)
+        return fail(Code::resource_exhausted, out_of_processes());
     if (step != Step::execute)
         return fail_errno("start a process", error);
     if (error == E2BIG) {
@@ -139,7 +151,8 @@ flatbuffers::Offset<wire::Exited> exited_frame(flatbuffers::FlatBufferBuilder& b
         buffer, static_cast<uint8_t>(signaled ? 0 : WEXITSTATUS(end.wait_status)),
         static_cast<uint8_t>(signaled ? WTERMSIG(end.wait_status) : 0), end.timed_out,
         microseconds(end.usage.ru_utime) + microseconds(end.usage.ru_stime),
-        static_cast<uint64_t>(end.usage.ru_maxrss) * limits::kKiB, false, end.session_ended);
+        static_cast<uint64_t>(end.usage.ru_maxrss) * limits::kKiB, end.oom_killed,
+        end.session_ended);
 }
 
 }  // namespace spore

@@ -25,6 +25,7 @@ struct ChildEnd {
     int wait_status = 0;
     rusage usage = {};
     bool timed_out = false;
+    bool oom_killed = false;
     bool session_ended = false;
 };
 

@@ -37,8 +37,8 @@ Status Command::start(const wire::Exec& request) {
 }
 
 void Command::on_exit(int wait_status, const rusage& usage) {
-    pid_ = -1;
-    ended({.wait_status = wait_status, .usage = usage});
+    const bool oom_killed = server_.oom().take(std::exchange(pid_, -1), wait_status);
+    ended({.wait_status = wait_status, .usage = usage, .oom_killed = oom_killed});
 }
 
 void Command::kill(int signal) {

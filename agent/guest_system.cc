@@ -23,7 +23,7 @@ namespace spore {
 
 namespace {
 
-constexpr const char* kCgroup = "/sys/fs/cgroup/commands";
+constexpr const char* kCgroup = kCommandCgroup;
 constexpr const char* kBootId = "/proc/sys/kernel/random/boot_id";
 constexpr const char* kHostname = "/etc/hostname";
 constexpr const char* kHosts = "/etc/hosts";
@@ -76,7 +76,30 @@ Status GuestSystem::open() {
     cgroup_ = UniqueFd(::open(kCgroup, O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!cgroup_)
         return fail_errno(std::string("open ") + kCgroup);
-    return {};
+    return reserve_processes();
+}
+
+// Commands may not have all the processes that there can be: what is not a command finds room. A
+// command's start then fails with EAGAIN, which is told as what it is.
+Status GuestSystem::reserve_processes() {
+    constexpr long kReserved = 64;
+    TRY(write_setting("/sys/fs/cgroup/cgroup.subtree_control", "+pids"));
+    const auto number = [](const char* path) {
+        return std::strtol(read_file(path).value_or(std::string()).c_str(), nullptr, 10);
+    };
+    const long most =
+        std::min(number("/proc/sys/kernel/pid_max"), number("/proc/sys/kernel/threads-max"));
+    if (most <= 2 * kReserved)
+        return fail(Code::host_unsupported, "processes: this guest can have " +
+                                                std::to_string(most) + ", too few to reserve some");
+    return write_setting(std::string(kCgroup) + "/pids.max", std::to_string(most - kReserved));
+}
+
+UniqueFd GuestSystem::kernel_log() const {
+    UniqueFd log(::open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    if (log && ::lseek(log.get(), 0, SEEK_END) < 0)
+        return {};
+    return log;
 }
 
 Status GuestSystem::add_entropy(std::span<const std::byte> entropy) {

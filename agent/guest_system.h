@@ -24,6 +24,7 @@ class GuestSystem : public System {
     Status renew_boot_id() override;
     Status configure_network(const NetworkSettings& settings) override;
     int command_cgroup() const override { return cgroup_.get(); }
+    UniqueFd kernel_log() const override;
     Status shed_identity() override;
     Status freeze_commands() override;
     Status thaw_commands() override;
@@ -32,6 +33,7 @@ class GuestSystem : public System {
     Status allow_power_off() override { return {}; }
 
   private:
+    Status reserve_processes();
     Status write_hostname_files(const std::string& hostname);
 
     UniqueFd cgroup_;

@@ -126,7 +126,7 @@ void Process::resize(uint16_t rows, uint16_t columns) {
 }
 
 void Process::on_exit(int wait_status, const rusage& usage) {
-    pid_ = 0;
+    end_.oom_killed = server_.oom().take(std::exchange(pid_, 0), wait_status);
     ended_ns_ = wall_clock_ns();
     end_.wait_status = wait_status;
     end_.usage = usage;

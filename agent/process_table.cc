@@ -12,12 +12,19 @@
 
 namespace spore {
 
-std::optional<ProcessFacts> look_up(pid_t pid) {
-    const auto stat = read_file("/proc/" + std::to_string(pid) + "/stat");
-    if (!stat)
+namespace {
+
+struct Stat {
+    ProcessFacts facts;
+    bool ended = false;
+};
+
+std::optional<Stat> read_stat(pid_t pid) {
+    const auto text = read_file("/proc/" + std::to_string(pid) + "/stat");
+    if (!text)
         return std::nullopt;
     // The name before it may have anything in it, parentheses too (proc(5)).
-    const size_t name_end = stat->rfind(')');
+    const size_t name_end = text->rfind(')');
     if (name_end == std::string::npos)
         return std::nullopt;
     char state = 0;
@@ -25,14 +32,28 @@ std::optional<ProcessFacts> look_up(pid_t pid) {
     unsigned long long user = 0, system = 0, start = 0;
     long long waited_user = 0, waited_system = 0;
     const int found =
-        std::sscanf(stat->c_str() + name_end + 1,
+        std::sscanf(text->c_str() + name_end + 1,
                     " %c %*d %*d %d %*d %*d %*u %*u %*u %*u %*u %llu %llu %lld %lld "
                     "%*d %*d %*d %*d %llu",
                     &state, &session, &user, &system, &waited_user, &waited_system, &start);
-    if (found != 7 || state == 'Z' || state == 'X')
+    if (found != 7)
         return std::nullopt;
-    return ProcessFacts{session, start,
-                        user + system + static_cast<uint64_t>(waited_user + waited_system)};
+    const uint64_t cpu_ticks = user + system + static_cast<uint64_t>(waited_user + waited_system);
+    return Stat{{session, start, cpu_ticks}, state == 'Z' || state == 'X'};
+}
+
+}  // namespace
+
+std::optional<ProcessFacts> look_up(pid_t pid) {
+    const auto stat = read_stat(pid);
+    if (!stat || stat->ended)
+        return std::nullopt;
+    return stat->facts;
+}
+
+pid_t session_of(pid_t pid) {
+    const auto stat = read_stat(pid);
+    return stat ? stat->facts.session : 0;
 }
 
 ProcessMoment ProcessMoment::now() {

@@ -20,6 +20,9 @@ inline constexpr uint64_t kTicksPerSecond = 100;  // USER_HZ
 // Nothing of one that has ended, reaped or not.
 std::optional<ProcessFacts> look_up(pid_t pid);
 
+// The session of one that has not been reaped yet; 0: there is none.
+pid_t session_of(pid_t pid);
+
 // A moment that processes have started before or after.
 struct ProcessMoment {
     uint64_t ticks = 0;

@@ -57,6 +57,8 @@ Result<std::unique_ptr<Server>> Server::create(System& system) {
     std::unique_ptr<Server> server(new Server(system));
     TRY(server->poller_.open());
     TRY(server->open_signals());
+    if (UniqueFd log = system.kernel_log())
+        server->oom_.open(server->poller_, std::move(log));
     return server;
 }
 
@@ -125,6 +127,7 @@ void Server::on_signal() {
 }
 
 void Server::reap() {
+    oom_.read();
     while (true) {
         int status = 0;
         rusage usage = {};

@@ -10,6 +10,7 @@
 #include "agent/connection.h"
 #include "agent/forward.h"
 #include "agent/guest.h"
+#include "agent/oom_watch.h"
 #include "agent/poller.h"
 #include "agent/processes.h"
 #include "agent/sessions.h"
@@ -42,6 +43,7 @@ class Server {
     Guest& guest() { return guest_; }
     Poller& poller() { return poller_; }
     Timers& timers() { return timers_; }
+    OomWatch& oom() { return oom_; }
     Processes& processes() { return processes_; }
     Sessions& sessions() { return sessions_; }
     // Ends `run` once the answer is out. Errors: the system does not allow it.
@@ -73,6 +75,7 @@ class Server {
 
     Poller poller_;
     Timers timers_;
+    OomWatch oom_;
     Guest guest_;
     Watch listener_;
     Watch signals_;

@@ -224,8 +224,10 @@ void Session::take_word(std::string_view word) {
                          "session '" + name_ + "': its shell cannot open the line's streams"});
         return;
     }
-    end_current({.wait_status = (status & 0xff) << 8,
-                 .usage = usage_since(cpu_ticks_of_shell() * kTickUs)});
+    const int wait_status = (status & 0xff) << 8;
+    end_current({.wait_status = wait_status,
+                 .usage = usage_since(cpu_ticks_of_shell() * kTickUs),
+                 .oom_killed = server_.oom().take(pid_, wait_status)});
 }
 
 // The shell's CPU time, less what it had when the line began.
@@ -243,7 +245,7 @@ void Session::end_current(ChildEnd end) {
 
 void Session::on_exit(int wait_status, const rusage& usage) {
     read_control();  // what it has said before
-    pid_ = -1;
+    const bool oom_killed = server_.oom().take(std::exchange(pid_, -1), wait_status);
     killed_ = false;
     script_.close();
     control_.close();
@@ -254,7 +256,10 @@ void Session::on_exit(int wait_status, const rusage& usage) {
     if (current_ != nullptr && (begun_ || current_->timed_out())) {
         rusage own = usage_since(microseconds(usage.ru_utime) + microseconds(usage.ru_stime));
         own.ru_maxrss = usage.ru_maxrss;
-        end_current({.wait_status = wait_status, .usage = own, .session_ended = true});
+        end_current({.wait_status = wait_status,
+                     .usage = own,
+                     .oom_killed = oom_killed,
+                     .session_ended = true});
     } else if (current_ != nullptr) {
         std::exchange(current_, nullptr)
             ->fail_with({Code::unavailable, "session '" + name_ +

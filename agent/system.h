@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "hypervisor/base/result.h"
+#include "hypervisor/base/unique_fd.h"
 
 namespace spore {
 
@@ -23,6 +24,9 @@ struct NetworkSettings {
     std::optional<in_addr> gateway;
     std::vector<in_addr> dns;
 };
+
+// The control group that commands run in, in a guest.
+inline constexpr const char* kCommandCgroup = "/sys/fs/cgroup/commands";
 
 // Everything that the agent does to the machine it is on, apart from running commands. The guest's
 // is GuestSystem; an agent that is not PID 1 of a guest has DetachedSystem, which refuses.
@@ -45,6 +49,8 @@ class System {
     virtual Status shed_identity() = 0;
     // The control group that commands start in; -1: none.
     virtual int command_cgroup() const { return -1; }
+    // Its new records, one a read(2), without blocking; none: who ran out of memory is not told.
+    virtual UniqueFd kernel_log() const { return {}; }
     // Not one command runs an instruction between these two.
     virtual Status freeze_commands() = 0;
     virtual Status thaw_commands() = 0;

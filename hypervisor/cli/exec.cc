@@ -90,9 +90,7 @@ void add_streams(CLI::App* command, ExecOptions& options) {
 }
 
 void add_environment(CLI::App* command, ExecOptions& options) {
-    const auto repeatable = [](CLI::Option* option) {
-        option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    };
+    const auto repeatable = [](CLI::Option* option) { option->allow_extra_args(false); };
     repeatable(command->add_option("--env,-e", options.environment,
                                    "NAME=VALUE for it alone; NAME: as it is in our environment, so "
                                    "that a secret is in no argv; repeatable"));

@@ -51,11 +51,9 @@ void add_create(CLI::App* group, Context& context) {
     command->add_option("id", options->id, "the sandbox")->required();
     command->add_option("name", options->spec.name, "the session's name")->required();
     command->add_option("--env,-e", options->environment, "NAME=VALUE; repeatable")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+        ->allow_extra_args(false);
     command->add_option("--unset", options->spec.unset, "leave this variable out; repeatable")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+        ->allow_extra_args(false);
     command->add_option("--workdir,-w", options->spec.cwd, "directory to start in (the home)");
     command->add_option("--user,-u", options->spec.user, "whose shell: name or UID (root)");
     command->add_option("--shell", options->spec.shell, "a POSIX shell (/bin/sh)");
