@@ -1,5 +1,6 @@
 """The figures, their targets, and whether they hold. THE TABLE OF TARGETS IS HERE and nowhere else:
-they are those of issue 4, "Restore at the kernel's own speed", section "Must reach"."""
+they are those of the sections "Must reach" of issue 4, "Restore at the kernel's own speed" (restore), and
+issue 5, "The sandbox API" (agent)."""
 
 import dataclasses
 
@@ -19,6 +20,7 @@ class Figure:
     words: str  # the target for people
     at_least: bool = False
     unit: str = 'us'
+    suite: str = 'restore'
 
 
 P50, P99 = 'p50', 'p99'
@@ -69,6 +71,19 @@ FIGURES = (
            ('linux_ready_b4', P50), ('linux_qemu_b4', P50), 'qemu', 1 / 3, '<= 1/3'),
     Figure('linux_cold_qemu', BED, 'Linux: B4, cold path by QEMU -incoming',
            ('linux_cold_b4', P50), ('linux_qemu_b4', P50), 'qemu', 1 / 3, '<= 1/3'),
+    Figure('agent_exec', BED, 'warm exec of /bin/true by fork + exec + wait in the guest',
+           ('agent_exec', P50), ('agent_guest_exec', P50), 'floor', 1.5, '<= 1.5 x floor', suite='agent'),
+    Figure('agent_first_byte', BED, 'first byte of output by a round trip', ('agent_first_byte', P50),
+           ('agent_ping', P50), 'spore', 1, '<= 1', suite='agent'),
+    *(Figure(f'agent_{place}_{way}', BED, f'file {way} ({words}) by a bare stream',
+             (f'agent_{place}_{way}_mibs', P50), (f'agent_bare_{bare}_mibs', P50), 'floor', 0.6,
+             '>= 0.6 x floor', at_least=True, unit='MiB/s', suite='agent')
+      for place, words in (('memory', 'tmpfs'), ('disk', 'its disk'))
+      for way, bare in (('write', 'in'), ('read', 'out'))),
+    Figure('agent_rss', BED, 'resident memory of the agent', ('agent_rss_kib', P50), None, 'spore', 4096,
+           '<= 4096 KiB', unit='KiB', suite='agent'),
+    Figure('agent_binary', BED, 'size of the agent\'s binary', ('agent_binary_kib', P50), None, 'spore',
+           3e6 / 1024, '<= 3 MB', unit='KiB', suite='agent'),
 )
 
 
@@ -121,5 +136,5 @@ def judge(figure, samples, skipped, at_once):
     return result
 
 
-def judge_all(samples, skipped, at_once):
-    return [judge(figure, samples, skipped, at_once) for figure in FIGURES]
+def judge_all(samples, skipped, at_once, suites):
+    return [judge(figure, samples, skipped, at_once) for figure in FIGURES if figure.suite in suites]

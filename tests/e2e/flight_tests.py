@@ -1,25 +1,143 @@
-"""Snapshots in the midst of transfers: the machine goes on rightly, and a clone ends what was under way."""
+"""Snapshots in the midst of I/O: the machine goes on rightly, and every clone ends what was under way."""
 
 import array
 import hashlib
 import os
 import random
+import shutil
 import socket
+import struct
 import threading
 import time
 
-from agent import attach_vsock, connect_vsock_port
+from agent import Agent, attach_vsock, connect_vsock_port
 from device_tests import GUEST_STREAM, accept, bring_up, send
 from host import Failed, check, check_equal, not_yet, wait_until
 from rig import HOST_ADDRESS, MIB, RigClone, busy_rig
+from snapshot_tests import decode
 
 LIMIT_S = 600
+SNAPSHOTS, SNAPSHOTS_TRIED = 2, 12
+THREADS, SLOTS, BLOCK = 4, 8, 1 << 18
+ROUNDS = 15
+
+# Writes, flushes, discards and reads back on the raw disk, from several threads, past any cache.
+CHURN = f'''
+import fcntl, hashlib, mmap, os, struct, sys, threading
+THREADS, SLOTS, BLOCK = {THREADS}, {SLOTS}, {BLOCK}
+BLKDISCARD = 0x1277
+disk = os.open("/dev/vdb", os.O_RDWR | os.O_DIRECT)
+bad = []
+def expect(buffer, place, wanted, what):
+    os.preadv(disk, [buffer], place)
+    if buffer[:] != wanted:
+        bad.append(what)
+def churn(thread, rounds):
+    buffer = mmap.mmap(-1, BLOCK)
+    for number in range(rounds):
+        place = (thread * SLOTS + number % SLOTS) * BLOCK
+        content = hashlib.sha256(b"%d %d" % (thread, number)).digest() * (BLOCK // 32)
+        buffer[:] = content
+        os.pwrite(disk, buffer, place)
+        if number % 3 == 1:
+            os.fdatasync(disk)
+        expect(buffer, place, content, f"thread {{thread}} write {{number}}")
+        if number % 5 == 4:
+            fcntl.ioctl(disk, BLKDISCARD, struct.pack("QQ", place, BLOCK))
+            expect(buffer, place, bytes(BLOCK), f"thread {{thread}} discard {{number}}")
+threads = [threading.Thread(target=churn, args=(thread, int(sys.argv[1]))) for thread in range(THREADS)]
+for thread in threads:
+    thread.start()
+open("/var/churn-begun", "w").close()
+for thread in threads:
+    thread.join()
+print(*bad or ["right"], sep="; ")
+'''
+
+
+def churned():
+    """What the raw disk begins with when CHURN has run."""
+    content = bytearray(THREADS * SLOTS * BLOCK)
+    for thread in range(THREADS):
+        for number in range(ROUNDS):
+            place = (thread * SLOTS + number % SLOTS) * BLOCK
+            digest = hashlib.sha256(b'%d %d' % (thread, number)).digest()
+            content[place:place + BLOCK] = bytes(BLOCK) if number % 5 == 4 else digest * (BLOCK // 32)
+    return bytes(content)
 
 
 def dice():
     seed = random.randrange(1 << 32)
     print(f'     seed {seed}', flush=True)
     return random.Random(seed)
+
+
+def outstanding(host, saved):
+    """Requests that the guest had given its disks and not taken back at the snapshot, as far as its
+    rings tell: what the driver has seen is in used_event (virtio 1.2 §2.7.7), but for 0, which Linux
+    also writes to have no interrupts for now."""
+    state = decode(saved, os.path.join(host.directory('state'), 'd'))
+    queues = [queue for device in state['devices'] if 'layered' in device['kind']
+              for queue in device['transport']['queues'] if queue['ready']]
+    found = 0
+    with open(os.path.join(saved, 'memory.img'), 'rb') as memory:
+        for queue in queues:
+            memory.seek(queue['available_ring'] + 2)
+            available = struct.unpack('<H', memory.read(2))[0]
+            memory.seek(queue['available_ring'] + 4 + 2 * queue['size'])
+            seen = struct.unpack('<H', memory.read(2))[0]
+            found += available - queue['next_available'] & 0xffff
+            if seen != 0 and (queue['next_used'] - seen & 0xffff) <= queue['size']:
+                found += queue['next_used'] - seen & 0xffff
+    return found
+
+
+def snapshots_in_flight(host, machine, host_port):
+    """Snapshots that have requests in flight: of those that were tried, as most requests are over at once."""
+    chance, saved, found = dice(), [], []
+    while len(saved) < SNAPSHOTS and len(found) < SNAPSHOTS_TRIED:
+        time.sleep(chance.uniform(0, 1))
+        directory = machine.snapshot(f'in-flight-{len(found)}', (host_port, 1024))
+        found.append(outstanding(host, directory))
+        if found[-1]:
+            saved.append(directory)
+        else:
+            shutil.rmtree(directory)
+    print(f'     requests in flight: {found}', flush=True)
+    check(saved, f'none of {len(found)} snapshots had a request in flight')
+    return saved
+
+
+def block(host):
+    machine = busy_rig(host)
+    known = machine.vm.new_agent()
+    other = machine.vm.new_agent()
+    other.run(f"mkdir -p /root/flight; cat > /root/churn.py <<'END'\n{CHURN}\nEND")
+    fio = ('fio --name=verify --directory=/root/flight --ioengine=libaio --direct=1 --rw=randrw '
+           '--verify=crc32c --verify_fatal=1 --do_verify=1 --iodepth=16 --bsrange=4k-64k --numjobs=2 '
+           '--size=4M --fsync=32 --group_reporting --output-format=json --output=/root/fio.json')
+    stream = known.start(f'{fio} & python3 /root/churn.py {ROUNDS} > /root/churn; churn=$?; wait $!; '
+                         'echo fio $? churn $churn $(cat /root/churn)', limit_s=LIMIT_S)
+    wait_until(lambda: other.run('test', '-e', '/var/churn-begun', check=False).status == 0, 'the writers')
+    saved = snapshots_in_flight(host, machine, known.host_port)
+    finish(known, stream, machine, 'the machine itself')
+    for number, directory in enumerate(saved):
+        with RigClone(machine, directory) as clone:
+            wait_until(lambda: os.path.exists(clone.vm.vsock_path), 'the vsock socket')
+            clone.vm.agent = Agent.attach(clone.vm.vsock_path, known.streams, 60)
+            finish(clone.vm.agent, stream, clone, f'clone {number}')
+
+
+def finish(agent, stream, machine, who):
+    result = agent.collect(stream, LIMIT_S)
+    check_equal((result.status, result.text.split('\n')[-2:]), (0, ['fio 0 churn 0 right', '']), who)
+    agent.run('blockdev', '--flushbufs', '/dev/vdb')
+    with open(machine.scratch, 'rb') as file:
+        check(file.read(THREADS * SLOTS * BLOCK) == churned(), f'{who}: the raw disk has other content')
+    agent.run('sync; echo 3 > /proc/sys/vm/drop_caches; cat /root/flight/* > /dev/null')
+    bad = [line for line in agent.run('dmesg').text.splitlines()
+           if any(word in line for word in ('I/O error', 'EXT4-fs error', 'Call Trace', 'BUG', 'blocked for'))]
+    check_equal(bad, [], f'{who}: kernel messages')
 
 
 class Receiver(threading.Thread):
@@ -196,7 +314,7 @@ def vsock(host):
     check(after < len(ALL_NUMBERS), 'the stream was over before the snapshot')
     stream.wait()
     check(bytes(stream.got) == ALL_NUMBERS, f'{len(stream.got)} bytes from the guest, or others')
-    wait_until(lambda: 'took' in agent.run('cat', '/root/duplex-log').text, 'the guest to have all')
+    wait_until(lambda: 'took' in agent.run('cat', '/root/duplex-log').text, 'the guest to have all', LIMIT_S)
     with RigClone(machine, saved) as clone:
         wait_until(lambda: os.path.exists(clone.vm.vsock_path), 'the vsock socket')
         place = taken_by_guest(clone.vm.vsock_path)
@@ -208,16 +326,22 @@ def vsock(host):
         check(before <= len(ALL_NUMBERS) - left <= after,
               f'{len(ALL_NUMBERS) - left} bytes were given before the snapshot, between {before} and {after} seen')
         clone.agent = clone.vm.wait_for_agent()
-        wait_until(lambda: len(clone.agent.run('cat', '/root/duplex-log').text.split()) >= 3, 'the guest to have all')
+        wait_until(lambda: len(clone.agent.run('cat', '/root/duplex-log').text.split()) >= 3,
+                   'the clone to have all', LIMIT_S)
         check_equal(sorted(clone.agent.run('cat', '/root/duplex-log').text.split()), ['listens', 'sent', 'took'],
                     'what the clone\'s program says')
     print(f'     {place} bytes to the guest and {len(ALL_NUMBERS) - left} from it before the snapshot; '
           f'{refused} refused', flush=True)
 
 
-UNSEEN = 'passed before the restore path moved to the vCPU thread, not seen since'
+# Passed in 541 s at a load of 18 when it took three snapshots whatever they held; not seen as it is now.
+BLOCK_UNSEEN = 'passed once, before it chose its snapshots by what they have in flight; not seen since'
+# A real fault, of the clone or of the test: twice of four times the clone's program never had, in 60 and 600 s, the
+# last of what the host had sent and closed behind; its host end, its agent and the machine itself were well.
+VSOCK_STUCK = 'the clone does not always take all that its host end sends before it closes; not found why'
 
 TESTS = [
-    ('flight-network', not_yet(network, UNSEEN)),
-    ('flight-vsock', not_yet(vsock, UNSEEN)),
+    ('flight-block', not_yet(block, BLOCK_UNSEEN)),
+    ('flight-network', network),
+    ('flight-vsock', not_yet(vsock, VSOCK_STUCK)),
 ]

@@ -236,7 +236,7 @@ def an_hour_old(host):
             host.run('destroy', 'later', status=None)
 
 
-# Passed twice; a third time the template's boot was not over in 180 s, on a machine with a load of ten: not seen why.
+# Passed twice; a third time the template's boot was not over in 180 s, at a load of ten: not seen why.
 SLOW_BOOT = 'a template of the stock kernel with 4 CPUs did not boot once on a busy machine; not looked into yet'
 
 TESTS = [

@@ -129,11 +129,20 @@ TEST_F(PythonContext, ShowsRichResults) {
     EXPECT_EQ(ran.result.displays[1].at("application/json"), "[1, {\"a\": null}]");
 }
 
+// By the python3 of our own PATH, which the agent's need not be.
 TEST_F(PythonContext, ShowsTheFiguresOfMatplotlib) {
-    if (::system("python3 -c 'import matplotlib' 2>/dev/null") != 0)
+    const std::string found = agent.directory() + "/found";
+    if (::system(
+            ("python3 -c 'import matplotlib, sys; print(sys.executable)' 2>/dev/null >" + found)
+                .c_str()) != 0)
         GTEST_SKIP() << "this machine's python3 has no matplotlib";
-    const Ran ran = run("import matplotlib.pyplot as plt\nplt.plot([1, 2]); None");
-    ASSERT_EQ(ran.result.displays.size(), 1u);
+    std::string program;
+    std::getline(std::ifstream(found), program);
+    const Status made = contexts().create({.name = "figures", .program = program}, soon());
+    ASSERT_TRUE(made) << made.error().message;
+    const Ran ran = run("import matplotlib.pyplot as plt\nplt.plot([1, 2]); None", "figures");
+    ASSERT_EQ(ran.result.displays.size(), 1u)
+        << (ran.result.error ? ran.result.error->traceback : "");
     EXPECT_THAT(*from_base64(ran.result.displays[0].at("image/png")), StartsWith("\x89PNG"));
 }
 
