@@ -36,6 +36,15 @@ def background_server(host):
     check_equal(out.count('"GET /hello HTTP/1'), 2, 'requests in its log')
 
 
+def copy_files(host):
+    path = os.path.join(host.directory('copy-files'), 'lines')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write('pear\napple\nfig\n')
+    lines = run(host, 'copy_files', host.template(host.fast_kernel), path).splitlines()
+    check_equal((sorted(lines[:2]), lines[2:]),
+                (['input: 15 bytes, mode 644', 'output: 15 bytes, mode 644'], ['apple', 'fig', 'pear']), 'it says')
+
+
 def many_sandboxes(host):
     lines = run(host, 'many_sandboxes', host.template(host.fast_kernel), '3').splitlines()
     check_equal(lines[1::2], [f'{i}: thread {i}' for i in range(3)], 'what the shared sandbox said')
@@ -47,5 +56,6 @@ TESTS = [
     ('example-run-command', run_command),
     ('example-stream-output', stream_output),
     ('example-background-server', background_server),
+    ('example-copy-files', copy_files),
     ('example-many-sandboxes', many_sandboxes),
 ]

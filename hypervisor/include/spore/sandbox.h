@@ -6,6 +6,7 @@
 #include <spore/call.h>
 #include <spore/command.h>
 #include <spore/error.h>
+#include <spore/files.h>
 #include <spore/process.h>
 #include <spore/socket.h>
 #include <spore/template.h>
@@ -77,6 +78,9 @@ class Sandbox {
     Result<std::vector<Process>> processes(const Call& call = {}) const;
     /// "17" is an ID, all else a name: of the one that runs, else of the last that ended.
     Result<Process> find_process(const std::string& id_or_name, const Call& call = {}) const;
+
+    /// Its files.
+    Files files() const;
 
     /// The defaults of every command from here on; those that run keep theirs. `unset` after `set`.
     Status set_environment(const std::map<std::string, std::string>& set,

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "agent/server.h"
+#include "hypervisor/sandbox/agent_ports.h"
 #include "tests/unit/agent/running_agent.h"
 
 namespace spore {
@@ -115,6 +116,26 @@ TEST_F(GuestTest, RefusesCommandsBetweenSnapshotAndIdentity) {
     const AgentClient later = agent->client();
     EXPECT_FALSE(later.info().sealed);
     EXPECT_EQ(later.info().boot_id, "boot-1");
+}
+
+TEST_F(GuestTest, RefusesConnectionsToPortsWhileSealed) {
+    start();
+    const auto answer = [&] {
+        UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        sockaddr_un address = {};
+        address.sun_family = AF_UNIX;
+        (agent->path() + ".forward").copy(address.sun_path, sizeof(address.sun_path) - 1);
+        EXPECT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)),
+                  0);
+        const Status forwarded = request_forward(socket.get(), "UNIX /no/such/socket", soon());
+        return forwarded ? Error{} : forwarded.error();
+    };
+    EXPECT_EQ(answer().code, Code::not_found);
+    ASSERT_TRUE(client->prepare_snapshot(soon()));
+    EXPECT_EQ(answer().code, Code::unavailable);
+    EXPECT_THAT(answer().message, HasSubstr("no identity yet"));
+    ASSERT_TRUE(client->identify(identity(), soon()));
+    EXPECT_EQ(answer().code, Code::not_found);
 }
 
 class GuestFails : public GuestTest, public testing::WithParamInterface<const char*> {};

@@ -1,0 +1,132 @@
+#pragma once
+
+/// @file
+/// Files in a sandbox.
+
+#include <spore/call.h>
+#include <spore/error.h>
+#include <spore/watch.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace spore {
+inline namespace v1 {
+
+/// How a file is written.
+struct WriteOptions {
+    /// What becomes of what is there.
+    enum class How {
+        replace,   ///< A whole new file, there in one step after its last byte, or not at all.
+        create,    ///< The same; already_exists if something is there.
+        append,    ///< To what is there, made if need be.
+        in_place,  ///< Into what is there from `offset` on, without cutting it.
+    };
+    How how = How::replace;  ///< What becomes of what is there.
+    uint32_t mode = 0;       ///< Of a new file; 0: as it was, and 0644 if there was none.
+    bool parents = false;    ///< Make missing directories on the way.
+    std::string user = {};   ///< Owner of what is new, as Command::user; empty: as it was.
+    uint64_t offset = 0;     ///< in_place.
+    bool sync = false;       ///< On the guest's disk before it is done.
+};
+
+/// A sandbox's files; see Sandbox::files. Paths are any bytes that Linux allows but NUL, and begin
+/// at
+/// "/"; none ever meets a shell. Cheap to copy; thread-safe as Sandbox. Errors of every call beside
+/// its own: not_found, permission_denied, invalid_argument (a path that is empty, too long, or of
+/// the wrong kind), timeout, unavailable, host_unsupported (an agent that is too old).
+class Files {
+  public:
+    /// What a file is.
+    enum class Kind {
+        unknown,           ///< None of these.
+        file,              ///< A plain one.
+        directory,         ///< A directory.
+        symlink,           ///< A symbolic link.
+        fifo,              ///< A named pipe.
+        socket,            ///< A UNIX socket.
+        block_device,      ///< A block device.
+        character_device,  ///< A character device.
+    };
+
+    /// What is known of a file. UNTRUSTED: it is the guest that says so.
+    struct Entry {
+        std::string path;  ///< As it was asked for; of a listing, from the listed directory.
+        Kind kind = Kind::unknown;                       ///< What it is.
+        uint64_t size = 0;                               ///< In bytes.
+        uint32_t mode = 0;                               ///< 07777.
+        uint32_t uid = 0;                                ///< Its owner.
+        uint32_t gid = 0;                                ///< Its group.
+        std::chrono::system_clock::time_point modified;  ///< Of its content.
+        std::string target;   ///< Of a symbolic link, as it is written there.
+        uint64_t links = 0;   ///< Hard links.
+        uint64_t inode = 0;   ///< With `device`: which file it is.
+        uint64_t device = 0;  ///< See `inode`.
+    };
+
+    /// Takes bytes of a file, in the thread that called; an error ends the call and is what it
+    /// returns.
+    using Sink = std::function<Status(std::span<const std::byte>)>;
+    /// Fills the front of a buffer with what comes next: how many bytes, 0 at the end.
+    using Source = std::function<Result<size_t>(std::span<std::byte>)>;
+
+    /// Of a symbolic link itself, or with `follow` of what it leads to.
+    Result<Entry> stat(const std::string& path, bool follow = false, const Call& call = {}) const;
+    /// A symbolic link is something, wherever it leads.
+    Result<bool> exists(const std::string& path, const Call& call = {}) const;
+
+    /// A whole file, through symbolic links. Errors also: resource_exhausted above `bytes_max`.
+    Result<std::string> read(const std::string& path, const Call& call = {},
+                             size_t bytes_max = 64 << 20) const;
+    /// Any file of any size, from `offset` on; `length` 0: to its end. Returns what it was.
+    Result<Entry> read(const std::string& path, const Sink& sink, uint64_t offset = 0,
+                       uint64_t length = 0, const Call& call = {}) const;
+    /// Writes what is in memory, through symbolic links, which stay; the file's size then. Errors
+    /// also: resource_exhausted (the guest's disk is full).
+    Result<uint64_t> write(const std::string& path, std::string_view bytes,
+                           const WriteOptions& options = {}, const Call& call = {}) const;
+    /// The same with what a function gives, of any size. An error of it leaves the file as it was.
+    Result<uint64_t> write(const std::string& path, const Source& source,
+                           const WriteOptions& options = {}, const Call& call = {}) const;
+
+    /// What is in a directory, hidden names too; with `recursive` all below it, a directory before
+    /// what is in it. Errors also: resource_exhausted above `entries_max`.
+    Result<std::vector<Entry>> list(const std::string& path, bool recursive = false,
+                                    const Call& call = {}, size_t entries_max = 1 << 20) const;
+    /// A symbolic link itself; with `recursive` a directory with all that is in it.
+    Status remove(const std::string& path, bool recursive = false, const Call& call = {}) const;
+    /// In one step. Errors also: already_exists without `replace`; host_unsupported between two of
+    /// the guest's file systems.
+    Status move(const std::string& from, const std::string& to, bool replace = false,
+                const Call& call = {}) const;
+    /// With `parents` those on the way too, and one that is there is no error. Mode 0: 0755.
+    Status make_directory(const std::string& path, bool parents = false, uint32_t mode = 0,
+                          const Call& call = {}) const;
+    /// With `replace` over another symbolic link, in one step.
+    Status make_symlink(const std::string& path, const std::string& target, bool replace = false,
+                        const Call& call = {}) const;
+    /// Changes the mode, and with a `user` the owner, through symbolic links.
+    Status set_mode(const std::string& path, uint32_t mode, const std::string& user = {},
+                    const Call& call = {}) const;
+    /// Returns as soon as no change can be missed. A `recursive` one covers directories made later;
+    /// what is in those already may be told twice.
+    Result<Watch> watch(const std::string& path, bool recursive = false,
+                        const Call& call = {}) const;
+
+    /// Of the library's own; see Sandbox::files.
+    struct Impl;
+    /// Of the library's own; see Sandbox::files.
+    explicit Files(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+
+  private:
+    std::shared_ptr<const Impl> impl_;
+};
+
+}  // namespace v1
+}  // namespace spore

@@ -1,0 +1,118 @@
+// Files and watches of the public API, over a real agent.
+
+#include <gmock/gmock.h>
+
+#include "tests/unit/hypervisor/api/fake_sandbox.h"
+
+namespace spore {
+namespace {
+
+using namespace std::chrono_literals;
+
+class LibraryFiles : public testing::Test {
+  protected:
+    void SetUp() override {
+        const auto host = Host::open(fake.home());
+        ASSERT_TRUE(host) << host.error().message;
+        auto found = host->find_sandbox("one");
+        ASSERT_TRUE(found) << found.error().message;
+        files.emplace(found->files());
+        place = fake.home() / "guest";
+        std::filesystem::create_directory(place);
+    }
+    static Call soon() { return Call::within(60s); }
+
+    FakeSandbox fake{"one"};
+    std::optional<Files> files;
+    std::string place;
+};
+
+TEST_F(LibraryFiles, WritesReadsAndLists) {
+    const std::string odd = place + "/a \n\xff'\"$(x)";
+    const std::string bytes("any\0bytes\xff", 10);
+    EXPECT_EQ(files->write(odd, bytes, {.mode = 0640}, soon()).value(), bytes.size());
+    EXPECT_EQ(files->read(odd, soon()).value(), bytes);
+    EXPECT_EQ(files->write(odd, "+more", {.how = WriteOptions::How::append}, soon()).value(), 15u);
+    EXPECT_EQ(files->read(odd, soon(), 14).error().code, Code::resource_exhausted);
+    const auto entry = files->stat(odd, false, soon());
+    ASSERT_TRUE(entry) << entry.error().message;
+    EXPECT_EQ(entry->kind, Files::Kind::file);
+    EXPECT_EQ(entry->size, 15u);
+    EXPECT_EQ(entry->mode, 0640u);
+    EXPECT_LT(std::chrono::abs(std::chrono::system_clock::now() - entry->modified), 10min);
+    EXPECT_EQ(files->write(odd, "x", {.how = WriteOptions::How::create}, soon()).error().code,
+              Code::already_exists);
+    ASSERT_TRUE(files->make_directory(place + "/d/e", true, 0, soon()));
+    ASSERT_TRUE(files->make_symlink(place + "/l", "d/e", false, soon()));
+    EXPECT_EQ(files->stat(place + "/l", false, soon())->target, "d/e");
+    EXPECT_EQ(files->stat(place + "/l", true, soon())->kind, Files::Kind::directory);
+    std::vector<std::string> names;
+    const auto listed = files->list(place, true, soon());
+    ASSERT_TRUE(listed) << listed.error().message;
+    for (const auto& each : *listed)
+        names.push_back(each.path);
+    EXPECT_THAT(names, testing::UnorderedElementsAre("a \n\xff'\"$(x)", "d", "d/e", "l"));
+    EXPECT_EQ(files->list(place, true, soon(), 2).error().code, Code::resource_exhausted);
+    ASSERT_TRUE(files->set_mode(odd, 0600, {}, soon()));
+    ASSERT_TRUE(files->move(odd, place + "/b", false, soon()));
+    EXPECT_FALSE(files->exists(odd, soon()).value());
+    EXPECT_EQ(files->stat(place + "/b", false, soon())->mode, 0600u);
+    EXPECT_TRUE(files->remove(place, true, soon()));
+    EXPECT_EQ(files->read(place + "/b", soon()).error().code, Code::not_found);
+}
+
+TEST_F(LibraryFiles, StreamsWhatIsLargeAndLeavesAFileAsItWasWhenThatFails) {
+    constexpr size_t kBytes = 20 << 20;
+    size_t given = 0;
+    const Files::Source source = [&](std::span<std::byte> buffer) -> Result<size_t> {
+        const size_t count = std::min(buffer.size(), kBytes - given);
+        for (std::byte& byte : buffer.first(count))
+            byte = static_cast<std::byte>(given++ * 31 >> 3);
+        return count;
+    };
+    ASSERT_EQ(files->write(place + "/big", source, {}, soon()).value(), kBytes);
+    size_t got = 0, wrong = 0;
+    const auto read = files->read(
+        place + "/big",
+        [&](std::span<const std::byte> bytes) -> Status {
+            for (const std::byte byte : bytes)
+                wrong += byte != static_cast<std::byte>(got++ * 31 >> 3);
+            return {};
+        },
+        0, 0, soon());
+    ASSERT_TRUE(read) << read.error().message;
+    EXPECT_EQ(got, kBytes);
+    EXPECT_EQ(wrong, 0u);
+    const auto failed = files->write(
+        place + "/big",
+        [](std::span<std::byte>) -> Result<size_t> {
+            return std::unexpected(Error{Code::corrupt, "no source"});
+        },
+        {}, soon());
+    ASSERT_FALSE(failed);
+    EXPECT_EQ(failed.error().message, "no source");
+    EXPECT_EQ(files->stat(place + "/big", false, soon())->size, kBytes);
+}
+
+TEST_F(LibraryFiles, WatchTellsChangesUntilItIsCancelled) {
+    const auto watch = files->watch(place, true, soon());
+    ASSERT_TRUE(watch) << watch.error().message;
+    EXPECT_EQ(watch->next(Call::within(20ms)).error().code, Code::timeout);
+    ASSERT_TRUE(files->make_directory(place + "/new", false, 0, soon()));
+    const auto changes = watch->next(soon());
+    ASSERT_TRUE(changes) << changes.error().message;
+    ASSERT_FALSE(changes->empty());
+    EXPECT_EQ(changes->front().kind, Watch::Change::Kind::created);
+    EXPECT_EQ(changes->front().path, "new");
+    EXPECT_TRUE(changes->front().directory);
+    std::jthread canceller([&] {
+        std::this_thread::sleep_for(20ms);
+        watch->cancel();
+    });
+    while (const auto more = watch->next(soon()))
+        EXPECT_FALSE(more->empty()) << "an end that nobody asked for";
+    EXPECT_EQ(watch->next(soon()).error().code, Code::unavailable);
+}
+
+}  // namespace
+}  // namespace spore
