@@ -334,14 +334,12 @@ def vsock(host):
           f'{refused} refused', flush=True)
 
 
-# Passed in 541 s at a load of 18 when it took three snapshots whatever they held; not seen as it is now.
-BLOCK_UNSEEN = 'passed once, before it chose its snapshots by what they have in flight; not seen since'
 # A real fault, of the clone or of the test: twice of four times the clone's program never had, in 60 and 600 s, the
 # last of what the host had sent and closed behind; its host end, its agent and the machine itself were well.
 VSOCK_STUCK = 'the clone does not always take all that its host end sends before it closes; not found why'
 
 TESTS = [
-    ('flight-block', not_yet(block, BLOCK_UNSEEN)),
+    ('flight-block', block),
     ('flight-network', network),
     ('flight-vsock', not_yet(vsock, VSOCK_STUCK)),
 ]
