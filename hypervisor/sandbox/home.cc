@@ -16,6 +16,9 @@ namespace {
 
 Result<stdfs::path> root_from_environment() {
     if (const char* home = std::getenv("SPORE_HOME"); home != nullptr && *home != '\0') {
+        if (*home != '/')
+            return fail(Code::invalid_argument,
+                        "SPORE_HOME '" + std::string(home) + "': must be an absolute path");
         return stdfs::path(home);
     }
     if (::geteuid() == 0)
@@ -48,7 +51,7 @@ Result<Home> Home::open() {
 Result<Home> Home::open(stdfs::path root) {
     if (!root.is_absolute())
         return fail(Code::invalid_argument,
-                    "home '" + root.string() + "' (SPORE_HOME): must be an absolute path");
+                    "home '" + root.string() + "': must be an absolute path");
     Home home(std::move(root));
     for (const stdfs::path& path : {home.root(), home.images(), home.templates(), home.disks()})
         TRY(make_all(path));
