@@ -27,7 +27,10 @@ class LibraryProcess : public testing::Test {
 
 TEST_F(LibraryProcess, OutlivesTheConnectionAndIsFoundAgain) {
     const auto started =
-        sandbox->start({.command = Command::shell("echo up; read line; echo got $line; exit 4"),
+        // To the end of its stdin: else it might be gone before it has been told that all was
+        // taken.
+        sandbox->start({.command = Command::shell(
+                            "echo up; read line; cat >/dev/null; echo got $line; exit 4"),
                         .name = "worker",
                         .with_stdin = true},
                        soon());
