@@ -48,7 +48,8 @@ Result<std::vector<Host::Finding>> Host::examine() const {
     });
 }
 
-Result<Template> Host::create_template(const Template::Spec& spec, const Progress& progress) const {
+Result<Template> Host::create_template(const Template::Spec& spec,
+                                       const OnProgress& progress) const {
     return guarded([&]() -> Result<Template> {
         const TemplateSpec wanted = {.name = spec.name,
                                      .image = spec.image,

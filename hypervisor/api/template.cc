@@ -27,7 +27,7 @@ const Template::Info& Template::info() const {
     return impl_->info;
 }
 
-Result<Template::Check> Template::verify(const Progress& progress) const {
+Result<Template::Check> Template::verify(const OnProgress& progress) const {
     return guarded([&]() -> Result<Check> {
         const auto check = TRY(verify_template(
             impl_->home, impl_->info.name, progress ? progress : [](const std::string&) {}));

@@ -46,7 +46,7 @@ class Host {
     /// (image, kernel), invalid_argument, timeout (naming the step), unavailable (a command of
     /// `prepare` failed), host_unsupported.
     Result<Template> create_template(const Template::Spec& spec,
-                                     const Progress& progress = {}) const;
+                                     const OnProgress& progress = {}) const;
     /// Errors: not_found, corrupt, version_mismatch.
     Result<Template> find_template(const std::string& name) const;
     /// All of them, by name.

@@ -16,7 +16,7 @@ namespace spore {
 inline namespace v1 {
 
 /// Told what is going on, for people: "booting stock kernel". Called in the thread that called.
-using Progress = std::function<void(const std::string&)>;
+using OnProgress = std::function<void(const std::string&)>;
 
 /// A template that there was when this was made. Cheap to copy; thread-safe.
 class Template {
@@ -63,7 +63,7 @@ class Template {
 
     /// Reads all of its files and checks every checksum. Errors: corrupt, naming file and place;
     /// not_found.
-    Result<Check> verify(const Progress& progress = {}) const;
+    Result<Check> verify(const OnProgress& progress = {}) const;
     /// Removes it from this host. Errors: unavailable while sandboxes of it live or are being made;
     /// not_found.
     Status remove() const;
