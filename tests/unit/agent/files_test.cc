@@ -270,7 +270,9 @@ TEST_F(Files, ThatAreReadSlowlyHoldUpNobody) {
     EXPECT_EQ(received, 100'000u);
     ASSERT_TRUE(connection->ping(soon()));
     EXPECT_EQ(*slow.next(), nullptr);
+#ifndef SPORE_SANITIZED  // which keeps memory that was freed
     EXPECT_LE(agent_resident_kib(), 8u * 1024);
+#endif
 }
 
 }  // namespace
