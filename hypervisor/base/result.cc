@@ -6,31 +6,15 @@ namespace {
 
 struct CodeRow {
     Code code;
-    std::string_view name;
     int exit_status;  // shared/cli.md, Exit status
 };
 
 constexpr CodeRow kCodes[] = {
-    {Code::invalid_argument, "invalid_argument", 64},
-    {Code::not_found, "not_found", 66},
-    {Code::already_exists, "already_exists", 73},
-    {Code::permission_denied, "permission_denied", 77},
-    {Code::host_unsupported, "host_unsupported", 69},
-    {Code::resource_exhausted, "resource_exhausted", 75},
-    {Code::corrupt, "corrupt", 65},
-    {Code::version_mismatch, "version_mismatch", 65},
-    {Code::timeout, "timeout", 75},
-    {Code::unavailable, "unavailable", 69},
-    {Code::internal, "internal", 70},
+    {Code::invalid_argument, 64},  {Code::not_found, 66},        {Code::already_exists, 73},
+    {Code::permission_denied, 77}, {Code::host_unsupported, 69}, {Code::resource_exhausted, 75},
+    {Code::corrupt, 65},           {Code::version_mismatch, 65}, {Code::timeout, 75},
+    {Code::unavailable, 69},       {Code::internal, 70},
 };
-
-const CodeRow& row(Code code) {
-    for (const CodeRow& candidate : kCodes) {
-        if (candidate.code == code)
-            return candidate;
-    }
-    return kCodes[std::size(kCodes) - 1];
-}
 
 Code code_of_errno(int error) {
     switch (error) {
@@ -68,25 +52,20 @@ Code code_of_errno(int error) {
 
 }  // namespace
 
-std::string_view code_name(Code code) {
-    return row(code).name;
-}
-
 Code code_from_name(std::string_view name) {
-    for (const CodeRow& candidate : kCodes) {
-        if (candidate.name == name)
-            return candidate.code;
+    for (const CodeRow& row : kCodes) {
+        if (code_name(row.code) == name)
+            return row.code;
     }
     return Code::internal;
 }
 
 int exit_status(Code code) {
-    return row(code).exit_status;
-}
-
-Error Error::within(std::string_view context) && {
-    message.insert(0, ": ").insert(0, context);
-    return std::move(*this);
+    for (const CodeRow& row : kCodes) {
+        if (row.code == code)
+            return row.exit_status;
+    }
+    return exit_status(Code::internal);
 }
 
 std::unexpected<Error> fail_errno(std::string_view what, int error) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// The one error type and the one way to pass it on.
+// The one error type, and the one way to pass it on.
 
 #include <cerrno>
 #include <cstring>
@@ -9,43 +9,17 @@
 #include <string_view>
 #include <utility>
 
+#include "hypervisor/include/spore/error.h"
+
 namespace spore {
 
-// Stable words of the command line's contract: each has one name and one exit status.
-enum class Code {
-    invalid_argument,
-    not_found,
-    already_exists,
-    permission_denied,
-    host_unsupported,
-    resource_exhausted,
-    corrupt,
-    version_mismatch,
-    timeout,
-    unavailable,
-    internal,
-};
+// Code, Error, Result and Status are those of the installed header (hypervisor/include/spore).
 
-// The word for `code` as --json prints it, e.g. "not_found".
-std::string_view code_name(Code code);
 // The code of that word; `internal` for one that is not known here.
 Code code_from_name(std::string_view name);
 
 // The process exit status that shared/cli.md assigns to `code` (64..77).
 int exit_status(Code code);
-
-// What went wrong, for a person: "<what>: <why>", naming the value and the bound.
-struct Error {
-    Code code = Code::internal;
-    std::string message;
-
-    // Puts "context: " before the message: who was doing what when it happened.
-    Error within(std::string_view context) &&;
-};
-
-template <typename T>
-using Result = std::expected<T, Error>;
-using Status = Result<void>;
 
 inline std::unexpected<Error> fail(Code code, std::string message) {
     return std::unexpected(Error{code, std::move(message)});

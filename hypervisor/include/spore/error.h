@@ -8,9 +8,6 @@
 #include <string_view>
 #include <utility>
 
-// The library itself is built with its own definitions of the same types.
-#ifndef SPORE_ERROR_IS_DEFINED
-
 namespace spore {
 
 /// What kind of error it is. Stable: each has one name, which `spore --json` prints too, and one
@@ -77,5 +74,3 @@ using Result = std::expected<T, Error>;
 using Status = Result<void>;
 
 }  // namespace spore
-
-#endif
