@@ -1,9 +1,7 @@
 #include "bench/waiting_clones.h"
 
 #include <fcntl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "hypervisor/base/clock.h"
@@ -18,26 +16,6 @@ namespace {
 
 Zygote::Deadline soon() {
     return std::chrono::steady_clock::now() + std::chrono::seconds(60);
-}
-
-Result<UniqueFd> open_new(const std::filesystem::path& path, int flags) {
-    UniqueFd file(::open(path.c_str(), flags | O_CREAT | O_CLOEXEC, 0600));
-    if (!file)
-        return fail_errno(path.string());
-    return file;
-}
-
-Result<UniqueFd> bind_socket(const std::filesystem::path& path, int type) {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    if (path.string().size() >= sizeof(address.sun_path))
-        return fail(Code::invalid_argument, path.string() + ": too long for a socket");
-    path.string().copy(address.sun_path, path.string().size());
-    UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket ||
-        ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-        return fail_errno(path.string());
-    return socket;
 }
 
 }  // namespace
@@ -72,17 +50,12 @@ Result<std::filesystem::path> WaitingClones::make(ZygoteStart start,
     {
         auto spot = CgroupSpot::make(directory);
         spot.open_to_zygote();
-        WorkerFiles files;
+        auto files = TRY(make_worker_files(directory, spot));
         files.stage_times = with_stages;
-        files.cgroup = spot.handle();
-        files.cgroup_text = spot.text();
         files.ready.reset(ends[1]);
-        files.log = TRY(open_new(directory / "vmm.log", O_WRONLY | O_APPEND));
-        files.console = TRY(open_new(directory / "console.log", O_WRONLY | O_APPEND));
-        files.control = TRY(bind_socket(directory / kControlName, SOCK_SEQPACKET));
-        files.vsock = TRY(bind_socket(directory / kVsockName, SOCK_STREAM));
-        files.go = TRY(make_go(directory));
-        files.disks.push_back(TRY(open_new(disk, O_RDWR | O_EXCL)));
+        files.disks.emplace_back(::open(disk.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+        if (!files.disks.back())
+            return fail_errno(disk.string());
         files.networks.push_back(std::move(network));
         files.lease.reset(::fcntl(lease_read_.get(), F_DUPFD_CLOEXEC, 0));
         TRY(zygote_.fork_worker(files, start, soon()));

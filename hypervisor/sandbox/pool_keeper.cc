@@ -3,9 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/inotify.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,27 +33,6 @@ constexpr auto kClearingLimit = std::chrono::seconds(5);
 constexpr int kBehindRequestMs = 100;
 constexpr int kBehindRequestMakings = 4;
 constexpr int kBehindRequestMsMax = 2000;
-
-Result<UniqueFd> open_append(const std::string& path) {
-    UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-    if (!file)
-        return fail_errno(path);
-    return file;
-}
-
-// A socket bound to `path` (short: relative to the pool's directory), for its owner only.
-Result<UniqueFd> bind_socket(const std::string& path, int type) {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof(address.sun_path))
-        return fail(Code::invalid_argument, "socket '" + path + "': its path is too long");
-    path.copy(address.sun_path, path.size());
-    UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket || ::fchmod(socket.get(), 0600) != 0 ||
-        ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-        return fail_errno("socket '" + path + "'");
-    return socket;
-}
 
 }  // namespace
 
@@ -139,14 +116,7 @@ uint32_t PoolKeeper::count(CloneSource source) const {
 
 Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, const CgroupSpot& spot,
                                            UniqueFd& ready) {
-    WorkerFiles files;
-    files.cgroup = spot.handle();
-    files.cgroup_text = spot.text();
-    files.log = TRY(open_append(directory + "/vmm.log"));
-    files.console = TRY(open_append(directory + "/console.log"));
-    files.control = TRY(bind_socket(directory + "/" + kControlName, SOCK_SEQPACKET));
-    files.vsock = TRY(bind_socket(directory + "/" + kVsockName, SOCK_STREAM));
-    files.go = TRY(make_go(directory));
+    auto files = TRY(make_worker_files(directory, spot));
     auto disk = TRY(name_disk(home_, directory));  // the worker makes it long enough
     files.disks.emplace_back(::open(disk.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!files.disks.back())

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include <cstring>
 
@@ -57,16 +58,50 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
     return {};
 }
 
-}  // namespace
+Result<UniqueFd> open_append(const std::string& path) {
+    UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    if (!file)
+        return fail_errno(path);
+    return file;
+}
 
-Result<UniqueFd> make_go(const std::filesystem::path& directory) {
-    std::string path = directory / kGoName;
+// A socket bound to `path` (short: a socket's is), for its owner only.
+Result<UniqueFd> bind_socket(const std::string& path, int type) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof(address.sun_path))
+        return fail(Code::invalid_argument, "socket '" + path + "': its path is too long");
+    path.copy(address.sun_path, path.size());
+    UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket || ::fchmod(socket.get(), 0600) != 0 ||
+        ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+        return fail_errno("socket '" + path + "'");
+    return socket;
+}
+
+// The FIFO through which a worker gets its go, open for both ends: neither opening it nor reading
+// it ever sees an end.
+Result<UniqueFd> make_go(const std::string& path) {
     if (::mkfifo(path.c_str(), 0600) != 0)
         return fail_errno(path);
     UniqueFd go(::open(path.c_str(), O_RDWR | O_CLOEXEC));
     if (!go)
         return fail_errno(path);
     return go;
+}
+
+}  // namespace
+
+Result<WorkerFiles> make_worker_files(const std::string& directory, const CgroupSpot& spot) {
+    WorkerFiles files;
+    files.cgroup = spot.handle();
+    files.cgroup_text = spot.text();
+    files.log = TRY(open_append(directory + "/vmm.log"));
+    files.console = TRY(open_append(directory + "/console.log"));
+    files.control = TRY(bind_socket(directory + "/" + kControlName, SOCK_SEQPACKET));
+    files.vsock = TRY(bind_socket(directory + "/" + kVsockName, SOCK_STREAM));
+    files.go = TRY(make_go(directory + "/" + kGoName));
+    return files;
 }
 
 std::vector<std::string> restore_arguments(const TemplateInfo& source, const std::string& top) {

@@ -49,9 +49,10 @@ class Zygote {
     ProcessIdentity process_;
 };
 
-// The FIFO in `directory` through which a worker gets its go (kGoName), open for both ends: neither
-// opening it nor reading it ever sees an end. Errors: the host's.
-Result<UniqueFd> make_go(const std::filesystem::path& directory);
+// Those of a worker's files that are in its directory (its disks are elsewhere), made there: log,
+// console, control and vsock socket, go; and its cgroup. `directory`: short enough for a socket's
+// path. Errors: the host's; invalid_argument.
+Result<WorkerFiles> make_worker_files(const std::string& directory, const CgroupSpot& spot);
 
 // The options that name the template's files to a spore-vmm; `top` is where a clone's writes go
 // ("-": to a file that comes with each worker).

@@ -156,27 +156,10 @@ struct Worker {
     UniqueFd ready, lease;
     WorkerFiles files;
 
-    static UniqueFd bound(const stdfs::path& path, int type) {
-        UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-        sockaddr_un address = {};
-        address.sun_family = AF_UNIX;
-        path.string().copy(address.sun_path, sizeof(address.sun_path) - 1);
-        EXPECT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-        return socket;
-    }
-    explicit Worker(stdfs::path where) : directory(std::move(where)) {
-        stdfs::create_directory(directory);
-        auto open = [&](const char* name) {
-            return UniqueFd(
-                ::open((directory / name).c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-        };
-        files.log = open("log");
-        files.console = open("console.log");
-        files.control = bound(directory / "control", SOCK_SEQPACKET);
-        files.vsock = bound(directory / "v", SOCK_STREAM);
-        auto go = make_go(directory);
-        EXPECT_TRUE(go) << go.error().message;
-        files.go = std::move(*go);
+    Worker(stdfs::path where, const CgroupSpot& spot) : directory(std::move(where)) {
+        auto made = make_worker_files(directory.string(), spot);
+        EXPECT_TRUE(made) << made.error().message;
+        files = std::move(*made);
         files.disks.emplace_back(
             ::open((directory / "top").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
         int ends[2];
@@ -205,18 +188,17 @@ TEST_F(JailedClone, IsForkedByAJailedZygoteWhoseEndItOutlives) {
     std::vector<std::unique_ptr<Worker>> workers;
     std::vector<VmmClient> clients;
     for (ZygoteStart how : {ZygoteStart::prepared, ZygoteStart::built}) {
-        workers.push_back(
-            std::make_unique<Worker>(here() / ("worker" + std::to_string(workers.size()))));
-        Worker& worker = *workers.back();
-        auto spot = CgroupSpot::make(worker.directory);
+        stdfs::path directory = here() / ("worker" + std::to_string(workers.size()));
+        stdfs::create_directory(directory);
+        auto spot = CgroupSpot::make(directory);
         spot.open_to_zygote();
-        worker.files.cgroup = spot.handle();
-        worker.files.cgroup_text = spot.text();
+        workers.push_back(std::make_unique<Worker>(directory, spot));
+        Worker& worker = *workers.back();
         auto forked = zygote->fork_worker(worker.files, how, soon());
         ASSERT_TRUE(forked) << forked.error().message;
         worker.files = {};
         auto ready = wait_until_ready(worker.ready.get(), soon());
-        ASSERT_TRUE(ready) << ready.error().message << read_file(worker.directory / "log");
+        ASSERT_TRUE(ready) << ready.error().message << read_file(worker.directory / "vmm.log");
         auto client = VmmClient::connect(worker.directory);
         ASSERT_TRUE(client) << client.error().message;
         ASSERT_TRUE(client->resume(soon()));
