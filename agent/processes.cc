@@ -2,24 +2,12 @@
 
 #include <algorithm>
 
+#include "agent/names.h"
 #include "agent/server.h"
 
 namespace spore {
 
 namespace {
-
-bool is_name_byte(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '_' || c == '.';
-}
-
-Status check_name(std::string_view name) {
-    if (name.size() <= limits::kNameBytesMax && std::ranges::all_of(name, is_name_byte))
-        return {};
-    return fail(Code::invalid_argument,
-                "process name '" + std::string(name.substr(0, 80)) + "': must be at most " +
-                    std::to_string(limits::kNameBytesMax) + " letters, digits, '-', '_' and '.'");
-}
 
 Result<size_t> log_bytes_of(const wire::ProcessStart& request) {
     const uint64_t wanted = request.log_bytes_max();
@@ -39,7 +27,8 @@ Result<size_t> log_bytes_of(const wire::ProcessStart& request) {
 Result<Processes::Started> Processes::start(const SpawnPlan& plan,
                                             const wire::ProcessStart& request) {
     const std::string name(view(request.name()));
-    TRY(check_name(name));
+    if (!name.empty())
+        TRY(check_name("process name", name));
     const size_t log_bytes = TRY(log_bytes_of(request));
     for (const auto& [id, process] : processes_) {
         if (!name.empty() && process->name() == name && !process->exited()) {

@@ -6,28 +6,11 @@
 #include <algorithm>
 
 #include "agent/file.h"
+#include "agent/names.h"
 #include "agent/server.h"
 #include "agent/session_line.h"
 
 namespace spore {
-
-namespace {
-
-Status check_name(std::string_view name) {
-    const bool good = !name.empty() && name.size() <= limits::kNameBytesMax &&
-                      std::ranges::all_of(name, [](char c) {
-                          return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                                 (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
-                      });
-    if (good)
-        return {};
-    return fail(Code::invalid_argument,
-                "session '" + std::string(name.substr(0, limits::kNameBytesMax)) +
-                    "': must be 1 to " + std::to_string(limits::kNameBytesMax) +
-                    " letters, digits, '-', '_' and '.'");
-}
-
-}  // namespace
 
 Sessions::~Sessions() {
     sessions_.clear();
@@ -50,7 +33,7 @@ Status Sessions::make_directory() {
 
 Status Sessions::create(const wire::SessionCreate& request) {
     const std::string_view name = view(request.name());
-    TRY(check_name(name));
+    TRY(check_name("session", name));
     if (find(name))
         return fail(Code::already_exists, "session '" + std::string(name) + "': exists");
     if (sessions_.size() >= limits::kAgentSessionsMax) {
