@@ -12,9 +12,9 @@ namespace spore {
 
 namespace {
 
-class Lister : public Stream {
+class Lister : public GrantedStream {
   public:
-    using Stream::Stream;
+    using GrantedStream::GrantedStream;
 
     Status start(const wire::List& request) {
         const std::string path = TRY(path_of(request.path()));
@@ -31,15 +31,6 @@ class Lister : public Stream {
         hidden_ = request.hidden();
         left_ = request.entries_max() == 0 ? UINT64_MAX : request.entries_max();
         credit_ = SendCredit(request.credit());
-        want_turn();
-        return {};
-    }
-
-    Status take(const wire::Frame& frame) override {
-        const auto* credit = frame.body_as_Credit();
-        if (credit == nullptr)
-            return Stream::take(frame);
-        TRY(take_grant(*credit, credit_));
         want_turn();
         return {};
     }
@@ -146,9 +137,8 @@ class Lister : public Stream {
     std::string path_;  // of the lowest, with a slash behind it; empty: the one asked for
     std::string target_;
     std::vector<flatbuffers::Offset<wire::FileEntry>> entries_;  // in the connection's buffer
-    SendCredit credit_;
-    uint64_t left_ = 0;  // entries that may still be told
-    size_t steps_ = 0;   // of this turn
+    uint64_t left_ = 0;                                          // entries that may still be told
+    size_t steps_ = 0;                                           // of this turn
     bool recursive_ = false;
     bool hidden_ = false;
     bool truncated_ = false;

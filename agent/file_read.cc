@@ -17,9 +17,9 @@ namespace {
 // With its frame around it no more than the 64 KiB that one packet of vsock has.
 constexpr size_t kReadBytes = limits::kFrameChunkBytes - 4096;
 
-class FileReader : public Stream {
+class FileReader : public GrantedStream {
   public:
-    using Stream::Stream;
+    using GrantedStream::GrantedStream;
 
     Status start(const wire::FileRead& request) {
         path_ = TRY(path_of(request.path()));
@@ -44,15 +44,6 @@ class FileReader : public Stream {
         const auto asked = view(request.path());
         send(create_entry(connection_.buffer(),
                           {reinterpret_cast<const char*>(asked.data()), asked.size()}, about, {}));
-        want_turn();
-        return {};
-    }
-
-    Status take(const wire::Frame& frame) override {
-        const auto* credit = frame.body_as_Credit();
-        if (credit == nullptr)
-            return Stream::take(frame);
-        TRY(take_grant(*credit, credit_));
         want_turn();
         return {};
     }
@@ -112,7 +103,6 @@ class FileReader : public Stream {
     std::string path_;
     UniqueFd file_;
     uint64_t left_ = INT64_MAX;  // wanted
-    SendCredit credit_;
 };
 
 }  // namespace

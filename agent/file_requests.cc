@@ -112,11 +112,15 @@ Status set_attributes(const wire::SetAttributes& request) {
 
 }  // namespace
 
-Status take_grant(const wire::Credit& credit, SendCredit& left) {
-    if (credit.fd() != 1)
+Status GrantedStream::take(const wire::Frame& frame) {
+    const auto* credit = frame.body_as_Credit();
+    if (credit == nullptr)
+        return Stream::take(frame);
+    if (credit->fd() != 1)
         return fail(Code::invalid_argument,
-                    "credit for flow " + std::to_string(credit.fd()) + ": must be 1");
-    left.add(credit.bytes());
+                    "credit for flow " + std::to_string(credit->fd()) + ": must be 1");
+    credit_.add(credit->bytes());
+    want_turn();
     return {};
 }
 

@@ -42,11 +42,7 @@ bool FileWatch::root_is_there() const {
 }
 
 Status FileWatch::take(const wire::Frame& frame) {
-    const auto* credit = frame.body_as_Credit();
-    if (credit == nullptr)
-        return Stream::take(frame);
-    TRY(take_grant(*credit, credit_));
-    want_turn();
+    TRY(GrantedStream::take(frame));
     update();
     return {};
 }

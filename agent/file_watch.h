@@ -3,17 +3,17 @@
 #include <deque>
 
 #include "agent/directory_stack.h"
+#include "agent/files.h"
 #include "agent/poller.h"
-#include "agent/stream.h"
 #include "agent/watch_tree.h"
 
 namespace spore {
 
 // Serves wire::Watch by inotify. Events wait in the kernel, whose queue is bounded, until the
 // client takes them: nothing is kept here but which watch is of which directory.
-class FileWatch : public Stream {
+class FileWatch : public GrantedStream {
   public:
-    using Stream::Stream;
+    using GrantedStream::GrantedStream;
 
     Status start(const wire::Watch& request);
     Status take(const wire::Frame& frame) override;
@@ -82,7 +82,6 @@ class FileWatch : public Stream {
     ino_t inode_ = 0;
     bool recursive_ = false;
     bool directory_ = false;
-    SendCredit credit_;
     Watch queue_;  // the inotify descriptor
     WatchTree tree_;
     int root_watch_ = -1;

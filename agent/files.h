@@ -17,7 +17,15 @@ Result<std::unique_ptr<Stream>> serve_symlink(const Request& request);
 Result<std::unique_ptr<Stream>> serve_set_attributes(const Request& request);
 Result<std::unique_ptr<Stream>> serve_watch(const Request& request);
 
-// Adds a frame's grant of flow 1. Errors: of another flow, for which the agent has no use.
-Status take_grant(const wire::Credit& credit, SendCredit& left);
+// A stream whose bytes or items the client grants on flow 1, sent in turns.
+class GrantedStream : public Stream {
+  public:
+    using Stream::Stream;
+    // Credit is a turn's occasion. Errors: of another flow, for which the agent has no use.
+    Status take(const wire::Frame& frame) override;
+
+  protected:
+    SendCredit credit_;
+};
 
 }  // namespace spore
