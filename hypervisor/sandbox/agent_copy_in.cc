@@ -9,6 +9,7 @@
 
 #include "hypervisor/sandbox/agent_copy.h"
 #include "hypervisor/sandbox/agent_file_streams.h"
+#include "hypervisor/sandbox/copy_report.h"
 
 namespace spore {
 
@@ -31,7 +32,7 @@ using OpenDirectory = std::unique_ptr<DIR, CloseDirectory>;
 class CopyIn {
   public:
     CopyIn(const std::shared_ptr<AgentConnection>& connection, const CopyOptions& options)
-        : connection_(connection), files_(connection), options_(options) {}
+        : connection_(connection), files_(connection), options_(options), report_(options) {}
 
     Result<CopyCounts> run(const std::string& from, const std::string& to) {
         UniqueFd source(::open(from.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
@@ -52,7 +53,7 @@ class CopyIn {
         TRY(feed_all(0));
         TRY(finish_all(0));
         TRY(set_directories());
-        return counts_;
+        return report_.counts;
     }
 
   private:
@@ -106,11 +107,11 @@ class CopyIn {
         const std::string target = levels_.back().path + "/" + name;
         struct stat about = {};
         if (::fstatat(directory, name.c_str(), &about, AT_SYMLINK_NOFOLLOW) != 0)
-            return skip(target, std::strerror(errno));
+            return report_.skip(target, std::strerror(errno));
         if (S_ISLNK(about.st_mode))
             return copy_link(directory, name, target);
         if (!S_ISDIR(about.st_mode) && !S_ISREG(about.st_mode))
-            return skip(target, "is no file, directory or symbolic link");
+            return report_.skip(target, "is no file, directory or symbolic link");
         UniqueFd file(::openat(directory, name.c_str(),
                                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
         if (!file || ::fstat(file.get(), &about) != 0)
@@ -119,7 +120,7 @@ class CopyIn {
             return enter(std::move(file), about, target, false);
         if (S_ISREG(about.st_mode))
             return begin_file(std::move(file), about, target);
-        return skip(target, "is no file, directory or symbolic link");
+        return report_.skip(target, "is no file, directory or symbolic link");
     }
 
     Status enter(UniqueFd source, const struct stat& about, const std::string& target,
@@ -136,7 +137,7 @@ class CopyIn {
         (void)source.release();
         levels_.push_back({std::move(directory),
                            target.ends_with('/') ? target.substr(0, target.size() - 1) : target});
-        ++counts_.directories;
+        ++report_.counts.directories;
         return {};
     }
 
@@ -144,10 +145,10 @@ class CopyIn {
         std::string words(PATH_MAX, '\0');
         const ssize_t size = ::readlinkat(directory, name.c_str(), words.data(), words.size());
         if (size < 0)
-            return skip(target, std::strerror(errno));
+            return report_.skip(target, std::strerror(errno));
         words.resize(static_cast<size_t>(size));
         TRY(files_.make_symlink(target, words, true, options_.deadline));
-        ++counts_.links;
+        ++report_.counts.links;
         return {};
     }
 
@@ -175,8 +176,8 @@ class CopyIn {
                 } while (count < 0 && errno == EINTR);
                 if (count < 0)
                     return fail_errno("read what is to be '" + first->path + "'");
-                counts_.bytes += static_cast<size_t>(count);
-                progress();
+                report_.counts.bytes += static_cast<size_t>(count);
+                report_.progress();
                 return static_cast<size_t>(count);
             };
             TRY(first->upload.feed(source, -1));
@@ -191,8 +192,8 @@ class CopyIn {
         while (fed_.size() > left) {
             TRY(fed_.front()->upload.finish());
             fed_.pop_front();
-            ++counts_.files;
-            progress();
+            ++report_.counts.files;
+            report_.progress();
         }
         return {};
     }
@@ -220,22 +221,10 @@ class CopyIn {
         return answered(0);
     }
 
-    Status skip(const std::string& path, const std::string& why) {
-        ++counts_.skipped;
-        if (options_.on_skipped)
-            options_.on_skipped(path, why);
-        return {};
-    }
-
-    void progress() const {
-        if (options_.on_progress)
-            options_.on_progress(counts_);
-    }
-
     std::shared_ptr<AgentConnection> connection_;
     AgentFiles files_;
     const CopyOptions& options_;
-    CopyCounts counts_;
+    CopyReport report_;
     std::vector<Level> levels_;
     std::vector<Attributes> directories_;
     std::deque<std::unique_ptr<Uploading>> begun_, fed_;

@@ -5,6 +5,7 @@
 
 #include "hypervisor/sandbox/agent_copy.h"
 #include "hypervisor/sandbox/agent_file_streams.h"
+#include "hypervisor/sandbox/copy_report.h"
 #include "hypervisor/sandbox/copy_target.h"
 
 namespace spore {
@@ -38,7 +39,7 @@ bool is_name(const std::string& name) {
 class CopyOut {
   public:
     CopyOut(const std::shared_ptr<AgentConnection>& connection, const CopyOptions& options)
-        : connection_(connection), files_(connection), options_(options) {}
+        : connection_(connection), files_(connection), options_(options), report_(options) {}
 
     Result<CopyCounts> run(const std::string& from, const std::string& to) {
         const FileInfo source = TRY(files_.stat(from, true, options_.deadline));
@@ -53,7 +54,7 @@ class CopyOut {
             return fail(Code::invalid_argument, "'" + from + "': is no file and no directory");
         if (tree && contents) {
             TRY(copy_contents(from, target));
-            return counts_;
+            return report_.counts;
         }
         const HostPath path = split(target);
         if (!is_name(path.name))
@@ -61,7 +62,7 @@ class CopyOut {
         CopyTarget beside(TRY(open_directory(path.directory)));
         const TargetPlace place = TRY(beside.place(path.name));
         TRY(tree ? copy_directory(from, source, place) : copy_file(from, place));
-        return counts_;
+        return report_.counts;
     }
 
   private:
@@ -101,7 +102,7 @@ class CopyOut {
                                     O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
         if (!directory)
             return fail_errno("open '" + place.name + "'");
-        ++counts_.directories;
+        ++report_.counts.directories;
         TRY(copy_list(from, CopyTarget(std::move(directory))));
         return finish_directory(place, source.mode, source.mtime_ns);
     }
@@ -109,7 +110,7 @@ class CopyOut {
     Status copy_contents(const std::string& from, const std::string& to) {
         if (::mkdir(to.c_str(), 0755) != 0 && errno != EEXIST)
             return fail_errno("make directory '" + to + "'");
-        ++counts_.directories;
+        ++report_.counts.directories;
         return copy_list(from, CopyTarget(TRY(open_directory(to))));
     }
 
@@ -120,7 +121,7 @@ class CopyOut {
             [&](FileInfo&& info) { return take(prefix, std::move(info), target); },
             options_.deadline));
         if (more)
-            TRY(skip(from, "has names that are too long"));
+            TRY(report_.skip(from, "has names that are too long"));
         TRY(leave(""));
         return drain(0);
     }
@@ -132,17 +133,17 @@ class CopyOut {
             case FileKind::directory:
                 TRY(put_directory(place));
                 open_.push_back({nullptr, std::move(place), info.path, info.mode, info.mtime_ns});
-                ++counts_.directories;
+                ++report_.counts.directories;
                 return {};
             case FileKind::symlink:
                 TRY(put_symlink(place, info.target));
-                ++counts_.links;
+                ++report_.counts.links;
                 return {};
             case FileKind::file:
                 TRY(ask_for(prefix + info.path, std::move(place)));
                 return drain(kAhead);
             default:
-                return skip(prefix + info.path, "is no file, directory or symbolic link");
+                return report_.skip(prefix + info.path, "is no file, directory or symbolic link");
         }
     }
 
@@ -180,46 +181,34 @@ class CopyOut {
     Status receive(Item& item) {
         PutFile file = TRY(PutFile::begin(item.place));
         const auto sink = [&](std::span<const std::byte> bytes) -> Status {
-            counts_.bytes += bytes.size();
-            if (options_.bytes_max != 0 && counts_.bytes > options_.bytes_max) {
+            report_.counts.bytes += bytes.size();
+            if (options_.bytes_max != 0 && report_.counts.bytes > options_.bytes_max) {
                 return fail(
                     Code::resource_exhausted,
                     "copy: above the limit of " + std::to_string(options_.bytes_max) + " bytes");
             }
             TRY(file.write(bytes));
-            progress();
+            report_.progress();
             return {};
         };
         const auto info = item.download->finish(sink);
         // A guest that lives makes and removes files while its directories are read.
         if (!info && info.error().code == Code::not_found && !alone())
-            return skip(item.path, "went while it was copied");
+            return report_.skip(item.path, "went while it was copied");
         if (!info)
             return std::unexpected(info.error());
         TRY(file.finish(info->mode, info->mtime_ns));
-        ++counts_.files;
-        progress();
+        ++report_.counts.files;
+        report_.progress();
         return {};
     }
 
-    bool alone() const { return counts_.directories == 0; }
-
-    Status skip(const std::string& path, const std::string& why) {
-        ++counts_.skipped;
-        if (options_.on_skipped)
-            options_.on_skipped(path, why);
-        return {};
-    }
-
-    void progress() const {
-        if (options_.on_progress)
-            options_.on_progress(counts_);
-    }
+    bool alone() const { return report_.counts.directories == 0; }
 
     std::shared_ptr<AgentConnection> connection_;
     AgentFiles files_;
     const CopyOptions& options_;
-    CopyCounts counts_;
+    CopyReport report_;
     std::vector<Item> open_;  // directories on the way to the last entry
     std::deque<Item> items_;  // asked for, or due
 };
