@@ -226,13 +226,7 @@ TEST_F(ExecBadInput, StaysSmallWithSessionsAndTerminals) {
         terminal.pty.emplace();
         ASSERT_TRUE(link->exec(terminal, {}, soon()));
     }
-    std::ifstream status("/proc/" + std::to_string(agent.pid()) + "/status");
-    std::string word;
-    uint64_t kib = 0;
-    while (status >> word) {
-        if (word == "VmRSS:")
-            status >> kib;
-    }
+    const size_t kib = agent.resident_kib();
     EXPECT_GT(kib, 0u);
     EXPECT_LE(kib, 4096u);
     RecordProperty("agent_rss_kib", std::to_string(kib));

@@ -25,17 +25,6 @@ class ExecFixture : public testing::Test {
     }
 };
 
-// Bytes of every value in an order that a shifted or lost chunk would break.
-inline std::string pattern(size_t size, uint32_t seed) {
-    std::string bytes(size, '\0');
-    uint32_t state = seed;
-    for (char& byte : bytes) {
-        state = state * 1664525 + 1013904223;
-        byte = static_cast<char>(state >> 24);
-    }
-    return bytes;
-}
-
 inline std::string write_file(const std::string& path, const std::string& content) {
     std::ofstream(path, std::ios::binary) << content;
     return path;

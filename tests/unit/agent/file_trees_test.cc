@@ -85,7 +85,7 @@ TEST_F(FileTrees, OfAHundredThousandTakeNoMemory) {
     fs::create_directories(at("wide/sub"));
     fill("wide", 99'000);
     fill("wide/sub", 1'000);
-    const size_t before = agent_resident_kib();
+    const size_t before = agent.resident_kib();
     const auto entries = list({.path = at("wide"), .recursive = true});
     ASSERT_TRUE(entries) << entries.error().message;
     auto found = paths(*entries);
@@ -120,7 +120,7 @@ TEST_F(FileTrees, OfAHundredThousandTakeNoMemory) {
     while (!slow.ended())
         ASSERT_TRUE(slow.receive(soon()));
 #ifndef SPORE_SANITIZED
-    EXPECT_LE(agent_resident_kib(), before + 1024);
+    EXPECT_LE(agent.resident_kib(), before + 1024);
 #else
     (void)before;
 #endif
@@ -238,7 +238,7 @@ TEST_F(FileTrees, HaveLinksAndAttributesSet) {
 TEST_F(FileTrees, RequestsThatAreCutOffOrCancelledLeaveAnAgentThatServes) {
     fs::create_directories(at("tree"));
     fill("tree", 3'000);
-    put("file", noise(1'000'000, 1));
+    put("file", pattern(1'000'000, 1));
     {
         RawClient client(agent.connect_socket());
         client.greet();

@@ -18,17 +18,6 @@ namespace spore {
 
 namespace fs = std::filesystem;
 
-// Bytes of every value in an order that a shifted or lost piece would break.
-inline std::string noise(size_t size, uint32_t seed) {
-    std::string bytes(size, '\0');
-    uint32_t state = seed;
-    for (char& byte : bytes) {
-        state = state * 1664525 + 1013904223;
-        byte = static_cast<char>(state >> 24);
-    }
-    return bytes;
-}
-
 // In memory where it can be: these tests make files by the thousand.
 class FilesDirectory {
   public:
@@ -109,16 +98,6 @@ class FilesRig : public testing::Test {
     static Code code(const Result<T>& result) {
         EXPECT_FALSE(result);
         return result ? Code::internal : result.error().code;
-    }
-    size_t agent_resident_kib() const {
-        std::ifstream status("/proc/" + std::to_string(agent.pid()) + "/status");
-        std::string word;
-        size_t kib = 0;
-        while (status >> word) {
-            if (word == "VmRSS:")
-                status >> kib;
-        }
-        return kib;
     }
     // Descriptors that the agent has open.
     size_t agent_descriptors() const {

@@ -33,7 +33,7 @@ TEST_F(Files, KeepAnyContentUnderAnyName) {
         " ",          "-rf",       "*",    "..a",    std::string(255, 'n')};
     uint32_t seed = 0;
     for (const std::string& name : strange) {
-        const std::string content = noise(seed * 70'001, seed);
+        const std::string content = pattern(seed * 70'001, seed);
         const auto size = write({.path = at(name)}, content);
         ASSERT_TRUE(size) << size.error().message;
         EXPECT_EQ(*size, content.size());
@@ -55,7 +55,7 @@ TEST_F(Files, KeepAnyContentUnderAnyName) {
 }
 
 TEST_F(Files, ReadARange) {
-    const std::string content = noise(200'000, 7);
+    const std::string content = pattern(200'000, 7);
     put("file", content);
     EXPECT_EQ(*read(at("file"), 65'537, 100'000), content.substr(65'537, 100'000));
     EXPECT_EQ(*read(at("file"), 199'999), content.substr(199'999));
@@ -187,7 +187,7 @@ TEST_F(Files, BehindSymbolicLinksAreWrittenAndTheLinksStay) {
 TEST_F(Files, ThatAreCancelledOrCutOffStayAsTheyWere) {
     put("file", "old");
     ::mkdir(at("empty").c_str(), 0700);
-    const std::string half = noise(100'000, 3);
+    const std::string half = pattern(100'000, 3);
     RawClient client(agent.connect_socket());
     client.greet();
     begin_write(client, 2, at("file"), wire::WriteMode::replace, half);
@@ -230,27 +230,27 @@ TEST_F(Files, OnAFullDiskStayAsTheyWere) {
     const SmallDisk disk(at("small"));
     if (!disk)
         GTEST_SKIP() << "a tmpfs cannot be mounted here: " << std::strerror(errno);
-    const std::string kept = noise(300'000, 1);
+    const std::string kept = pattern(300'000, 1);
     ASSERT_TRUE(write({.path = at("small/kept")}, kept));
-    const auto full = write({.path = at("small/kept")}, noise(2'000'000, 2));
+    const auto full = write({.path = at("small/kept")}, pattern(2'000'000, 2));
     ASSERT_FALSE(full);
     EXPECT_EQ(full.error().code, Code::resource_exhausted) << full.error().message;
     EXPECT_THAT(full.error().message, HasSubstr("No space left"));
-    EXPECT_EQ(code(write({.path = at("small/new")}, noise(2'000'000, 2))),
+    EXPECT_EQ(code(write({.path = at("small/new")}, pattern(2'000'000, 2))),
               Code::resource_exhausted);
     ASSERT_TRUE(connection->ping(soon()));
     EXPECT_THAT(names("small"), ElementsAre("kept"));
     EXPECT_TRUE(got("small/kept") == kept);
-    EXPECT_EQ(code(write({.path = at("small/kept"), .how = How::append}, noise(2'000'000, 2))),
+    EXPECT_EQ(code(write({.path = at("small/kept"), .how = How::append}, pattern(2'000'000, 2))),
               Code::resource_exhausted);
     EXPECT_EQ(got("small/kept").substr(0, kept.size()), kept);
     // It is free again, and was not lost to a file without a name.
     EXPECT_TRUE(files->remove(at("small/kept"), false, soon()));
-    EXPECT_TRUE(write({.path = at("small/kept")}, noise(900'000, 2)));
+    EXPECT_TRUE(write({.path = at("small/kept")}, pattern(900'000, 2)));
 }
 
 TEST_F(Files, ThatAreReadSlowlyHoldUpNobody) {
-    put("large", noise(20'000'000, 5));
+    put("large", pattern(20'000'000, 5));
     const std::string path = at("large");
     AgentStream slow = connection->open(100'000);
     auto& buffer = slow.buffer();
@@ -271,7 +271,7 @@ TEST_F(Files, ThatAreReadSlowlyHoldUpNobody) {
     ASSERT_TRUE(connection->ping(soon()));
     EXPECT_EQ(*slow.next(), nullptr);
 #ifndef SPORE_SANITIZED  // which keeps memory that was freed
-    EXPECT_LE(agent_resident_kib(), 8u * 1024);
+    EXPECT_LE(agent.resident_kib(), 8u * 1024);
 #endif
 }
 

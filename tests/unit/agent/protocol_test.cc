@@ -36,16 +36,6 @@ class Protocol : public testing::Test {
         ASSERT_TRUE(outcome) << outcome.error().message;
         EXPECT_EQ(outcome->out, "fine\n");
     }
-    size_t agent_resident_kib() const {
-        std::ifstream status("/proc/" + std::to_string(agent.pid()) + "/status");
-        std::string word;
-        size_t kib = 0;
-        while (status >> word) {
-            if (word == "VmRSS:")
-                status >> kib;
-        }
-        return kib;
-    }
     static size_t bytes_of(const wire::Frame* frame) {
         const auto* output = frame == nullptr ? nullptr : frame->body_as_Output();
         return output == nullptr ? 0 : output->bytes()->size();
@@ -57,7 +47,7 @@ TEST_F(Protocol, AgentIsSmall) {
     GTEST_SKIP() << "a sanitizer's memory is not the agent's";
 #endif
     expect_serving();
-    EXPECT_LE(agent_resident_kib(), 4u * 1024);
+    EXPECT_LE(agent.resident_kib(), 4u * 1024);
     EXPECT_LE(std::filesystem::file_size(SPORE_AGENT_PATH), 3u << 20);
 }
 
@@ -191,12 +181,12 @@ TEST_F(Protocol, EndsAConnectionThatSendsMoreStdinThanGranted) {
 
 TEST_F(Protocol, ClientThatReadsNothingCostsLittleAndLosesNothing) {
     client.greet();
-    const size_t before_kib = agent_resident_kib();
+    const size_t before_kib = agent.resident_kib();
     // Ten endless writers with all the credit there is, into a socket that nobody reads.
     for (uint32_t stream = 2; stream < 12; ++stream)
         client.exec(stream, {"head", "-c", "3000000", "/dev/zero"}, UINT32_MAX);
     expect_serving();
-    EXPECT_LT(agent_resident_kib(), before_kib + 8 * 1024);
+    EXPECT_LT(agent.resident_kib(), before_kib + 8 * 1024);
     std::map<uint32_t, size_t> sizes;
     for (int ended = 0; ended < 10;) {
         const auto* frame = client.next();
@@ -210,7 +200,7 @@ TEST_F(Protocol, ClientThatReadsNothingCostsLittleAndLosesNothing) {
 
 TEST_F(Protocol, ClientThatOnlyAsksCostsLittleAndIsAnsweredInTheEnd) {
     client.greet();
-    const size_t before_kib = agent_resident_kib();
+    const size_t before_kib = agent.resident_kib();
     constexpr uint32_t kPings = 1'000'000;  // 40 MB of answers
     // More than all buffers on the way hold: the agent must stop reading until it is read.
     ASSERT_EQ(::fcntl(client.fd(), F_SETFL, O_NONBLOCK), 0);
@@ -227,7 +217,7 @@ TEST_F(Protocol, ClientThatOnlyAsksCostsLittleAndIsAnsweredInTheEnd) {
     }
     ASSERT_EQ(::fcntl(client.fd(), F_SETFL, 0), 0);
     expect_serving();
-    EXPECT_LT(agent_resident_kib(), before_kib + 8 * 1024);
+    EXPECT_LT(agent.resident_kib(), before_kib + 8 * 1024);
     for (uint32_t i = 0; i < sent; ++i) {
         const auto* pong = client.next();
         ASSERT_NE(pong, nullptr);

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <string>
 
@@ -27,6 +28,17 @@ inline AgentClient::Deadline soon() {
 inline Status collect(std::string& into, std::span<const std::byte> bytes) {
     into.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     return {};
+}
+
+// Bytes of every value in an order that a shifted or lost piece would break.
+inline std::string pattern(size_t size, uint32_t seed) {
+    std::string bytes(size, '\0');
+    uint32_t state = seed;
+    for (char& byte : bytes) {
+        state = state * 1664525 + 1013904223;
+        byte = static_cast<char>(state >> 24);
+    }
+    return bytes;
 }
 
 struct Outcome {
@@ -58,6 +70,17 @@ class RunningAgent {
     std::string path() const { return directory_ + "/agent"; }
     const std::string& directory() const { return directory_; }
     pid_t pid() const { return pid_; }
+    // Its VmRSS (proc(5)).
+    size_t resident_kib() const {
+        std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
+        std::string word;
+        size_t kib = 0;
+        while (status >> word) {
+            if (word == "VmRSS:")
+                status >> kib;
+        }
+        return kib;
+    }
     bool alive() const { return ::waitpid(pid_, nullptr, WNOHANG) == 0; }
 
     UniqueFd connect_socket() const {

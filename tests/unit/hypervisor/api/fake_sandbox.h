@@ -149,4 +149,20 @@ class FakeSandbox {
     std::jthread serving_;
 };
 
+// The sandbox "one" as the library has it.
+class SandboxFixture : public testing::Test {
+  protected:
+    void SetUp() override {
+        const auto host = Host::open(fake.home());
+        ASSERT_TRUE(host) << host.error().message;
+        auto found = host->find_sandbox("one");
+        ASSERT_TRUE(found) << found.error().message;
+        sandbox.emplace(*found);
+    }
+    static Call soon() { return Call::within(std::chrono::seconds(60)); }
+
+    FakeSandbox fake{"one"};
+    std::optional<Sandbox> sandbox;
+};
+
 }  // namespace spore

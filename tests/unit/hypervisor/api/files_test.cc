@@ -9,20 +9,16 @@ namespace {
 
 using namespace std::chrono_literals;
 
-class LibraryFiles : public testing::Test {
+class LibraryFiles : public SandboxFixture {
   protected:
     void SetUp() override {
-        const auto host = Host::open(fake.home());
-        ASSERT_TRUE(host) << host.error().message;
-        auto found = host->find_sandbox("one");
-        ASSERT_TRUE(found) << found.error().message;
-        files.emplace(found->files());
+        SandboxFixture::SetUp();
+        ASSERT_TRUE(sandbox);
+        files.emplace(sandbox->files());
         place = fake.home() / "guest";
         std::filesystem::create_directory(place);
     }
-    static Call soon() { return Call::within(60s); }
 
-    FakeSandbox fake{"one"};
     std::optional<Files> files;
     std::string place;
 };

@@ -13,20 +13,7 @@ namespace {
 using testing::HasSubstr;
 using namespace std::chrono_literals;
 
-class Library : public testing::Test {
-  protected:
-    void SetUp() override {
-        const auto host = Host::open(fake.home());
-        ASSERT_TRUE(host) << host.error().message;
-        auto found = host->find_sandbox("one");
-        ASSERT_TRUE(found) << found.error().message;
-        sandbox.emplace(*found);
-    }
-    static Call soon() { return Call::within(60s); }
-
-    FakeSandbox fake{"one"};
-    std::optional<Sandbox> sandbox;
-};
+class Library : public SandboxFixture {};
 
 TEST_F(Library, KnowsWhatThereIs) {
     EXPECT_EQ(library_version(), SPORE_VERSION);

@@ -10,20 +10,7 @@ namespace {
 using testing::HasSubstr;
 using namespace std::chrono_literals;
 
-class LibraryProcess : public testing::Test {
-  protected:
-    void SetUp() override {
-        const auto host = Host::open(fake.home());
-        ASSERT_TRUE(host) << host.error().message;
-        auto found = host->find_sandbox("one");
-        ASSERT_TRUE(found) << found.error().message;
-        sandbox.emplace(*found);
-    }
-    static Call soon() { return Call::within(60s); }
-
-    FakeSandbox fake{"one"};
-    std::optional<Sandbox> sandbox;
-};
+class LibraryProcess : public SandboxFixture {};
 
 TEST_F(LibraryProcess, OutlivesTheConnectionAndIsFoundAgain) {
     const auto started =

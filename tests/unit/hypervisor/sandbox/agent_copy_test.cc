@@ -44,12 +44,12 @@ class Copy : public FilesRig {
     }
     void make_tree(const std::string& name) {
         fs::create_directories(at(name + "/a/b/empty"));
-        put(name + "/large", noise(3'000'000, 4));
+        put(name + "/large", pattern(3'000'000, 4));
         put(name + "/a/new\nline \xff", "x");
         put(name + "/a/b/.hidden", "");
         put(name + "/zeros", std::string(5'000'000, '\0') + "end");
         for (int i = 0; i < 200; ++i)
-            put(name + "/a/" + std::to_string(i), noise(static_cast<size_t>(i) * 7, 1));
+            put(name + "/a/" + std::to_string(i), pattern(static_cast<size_t>(i) * 7, 1));
         ASSERT_EQ(::symlink("../large", at(name + "/a/link").c_str()), 0);
         ASSERT_EQ(::symlink("/none", at(name + "/dangling").c_str()), 0);
         ASSERT_EQ(::mkfifo(at(name + "/fifo").c_str(), 0600), 0);
@@ -116,7 +116,7 @@ TEST_F(Copy, PutsItsSourceWhereCpDoes) {
     EXPECT_EQ(code(in("fifo", "x")), Code::invalid_argument);
     CopyOptions options;
     options.bytes_max = 1'000'000;
-    put("large", noise(2'000'000, 1));
+    put("large", pattern(2'000'000, 1));
     EXPECT_EQ(code(copy_out(connection, at("large"), at("host/large"), options)),
               Code::resource_exhausted);
     EXPECT_FALSE(fs::exists(at("host/large")));
