@@ -85,8 +85,10 @@ void VirtioBlock::read_config(uint32_t offset, std::span<std::byte> bytes) const
 }
 
 void VirtioBlock::process() {
+    if (rate_.waiting())
+        return;  // its end comes back to this
     // A device that is full goes on from end_batch(); the next queue is first then.
-    for (uint16_t count = 0; count < options_.queues && !failed(); count++)
+    for (uint16_t count = 0; count < options_.queues && !failed() && !rate_.waiting(); count++)
         serve(static_cast<uint16_t>((first_queue_ + count) % options_.queues));
     first_queue_ = static_cast<uint16_t>((first_queue_ + 1) % options_.queues);
 }
@@ -105,11 +107,25 @@ void VirtioBlock::serve(uint16_t index) {
             }
             if (!*chain)
                 break;
+            if (rate_.limited() && !may_start(**chain)) {
+                queue.unpop(std::move(**chain));
+                return;
+            }
             start(index, std::move(**chain));
             if (failed())
                 return;
         }
     } while (queue.enable_kicks());
+}
+
+// By its length alone, which was copied with the chain: what the header says may change yet. What
+// ranges add is charged when they are known (begin_ranges).
+bool VirtioBlock::may_start(const DescriptorChain& chain) {
+    size_t readable = chain.readable_bytes(), writable = chain.writable_bytes();
+    constexpr size_t kHeader = sizeof(virtio_blk_outhdr), kStatus = 1;
+    return rate_.admit((readable > kHeader ? readable - kHeader : 0) +
+                           (writable > kStatus ? writable - kStatus : 0),
+                       1);
 }
 
 }  // namespace spore

@@ -10,6 +10,7 @@
 
 #include "devices/block/open_disk.h"
 #include "devices/virtio/device.h"
+#include "devices/virtio/rate_limit.h"
 
 namespace spore {
 
@@ -46,6 +47,9 @@ class VirtioBlock : public VirtioDevice {
 
     Disk& disk() { return *disk_; }
     const BlockStatistics& statistics() const { return statistics_; }
+    // Bytes and requests in a second, flushes and each range of a discard included. The limits are
+    // the host's alone: a snapshot has none of them.
+    RateLimiter& rate() { return rate_; }
     // The first failure of the host's file so far, as a positive errno; 0 if none.
     int first_host_error() const { return first_host_error_; }
 
@@ -61,6 +65,7 @@ class VirtioBlock : public VirtioDevice {
   protected:
     uint64_t device_features() const override;
     void process() override;
+    void stop_io() override { rate_.stop(); }
 
   private:
     // One request between pop and push; from a pool.
@@ -79,11 +84,13 @@ class VirtioBlock : public VirtioDevice {
     };
 
     void serve(uint16_t queue);
+    bool may_start(const DescriptorChain& chain);
     void start(uint16_t queue, DescriptorChain chain);
     // What to do about `request`: VIRTIO_BLK_S_OK when it was started, else how it ends.
     uint8_t begin_io(Request& request);
     uint8_t begin_transfer(Request& request, uint64_t sector);
     uint8_t begin_ranges(Request& request);
+    void charge_ranges(const Request& request);
     uint8_t answer_id(Request& request);
     void next_range(Request& request);
     void step_done(Request& request, int32_t result);
@@ -102,6 +109,11 @@ class VirtioBlock : public VirtioDevice {
     uint32_t ended_ = 0;      // of those, the ones pushed; > 0: end_batch() is due
     uint16_t first_queue_ = 0;
     bool used_[limits::kBlockQueuesMax] = {};
+    RateLimiter rate_{loop_, [this] { begin_request(); },
+                      [this] {
+                          kick();
+                          end_request();
+                      }};
 };
 
 }  // namespace spore

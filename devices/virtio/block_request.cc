@@ -130,9 +130,19 @@ uint8_t VirtioBlock::begin_ranges(Request& request) {
     }
     if (request.ranges.empty())
         return VIRTIO_BLK_S_IOERR;
+    if (rate_.limited())
+        charge_ranges(request);
     request.next_range = 0;
     next_range(request);
     return VIRTIO_BLK_S_OK;
+}
+
+// Zeros count as bytes: where the host's file system cannot make them they are written.
+void VirtioBlock::charge_ranges(const Request& request) {
+    uint64_t bytes = 0;
+    for (const auto& range : request.ranges)
+        bytes += range.num_sectors * kSectorBytes;
+    rate_.charge(request.type == VIRTIO_BLK_T_DISCARD ? 0 : bytes, request.ranges.size() - 1);
 }
 
 void VirtioBlock::next_range(Request& request) {

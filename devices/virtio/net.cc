@@ -118,6 +118,8 @@ void VirtioNet::start_io() {
 }
 
 void VirtioNet::stop_io() {
+    rx_rate_.stop();
+    tx_rate_.stop();
     backend_->stop();
 }
 

@@ -10,6 +10,7 @@
 
 #include "devices/virtio/device.h"
 #include "devices/virtio/net_backend.h"
+#include "devices/virtio/rate_limit.h"
 
 namespace spore {
 
@@ -57,6 +58,10 @@ class VirtioNet final : public VirtioDevice, private NetSink {
     void read_config(uint32_t offset, std::span<std::byte> bytes) const override;
     const NetCounters& net_counters() const { return net_counters_; }
     const MacAddress& mac() const { return mac_; }
+    // Bytes and packets in a second, to the guest and from it; a frame that is yet to be segmented
+    // counts as the packets that it becomes. A snapshot has none of these limits.
+    RateLimiter& rx_rate() { return rx_rate_; }
+    RateLimiter& tx_rate() { return tx_rate_; }
     bool link_up() const { return link_up_; }
     bool offloads() const { return offloads_; }
 
@@ -84,9 +89,13 @@ class VirtioNet final : public VirtioDevice, private NetSink {
     void deliver(NetHeader header, std::span<const std::byte> frame);
     // net_tx.cc
     void process_tx();
-    void transmit(DescriptorChain chain);
+    bool transmit(DescriptorChain& chain);
     const char* malformed(const DescriptorChain& chain, const NetHeader& header) const;
 
+    void go_on() {
+        kick();
+        end_request();
+    }
     void schedule_flush();
     void flush();
 
@@ -97,11 +106,10 @@ class VirtioNet final : public VirtioDevice, private NetSink {
     NetCounters net_counters_;
     std::vector<DescriptorChain> gathered_;  // of the frame being received
     bool flush_scheduled_ = false;
-    bool tx_left_ = false;                 // the back end was full: come back when it is not
-    Operation tx_again_{[this](int32_t) {  // the budget was used up: others first
-        kick();
-        end_request();
-    }};
+    bool tx_left_ = false;  // the back end was full: come back when it is not
+    Operation tx_again_{[this](int32_t) { go_on(); }};  // the budget was used up: others first
+    RateLimiter rx_rate_{loop_, [this] { begin_request(); }, [this] { go_on(); }};
+    RateLimiter tx_rate_{loop_, [this] { begin_request(); }, [this] { go_on(); }};
     std::unique_ptr<NetBackend> backend_;
 };
 

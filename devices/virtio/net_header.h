@@ -43,4 +43,11 @@ inline constexpr uint8_t kNetGsoNone = 0;    // gso_type
 inline constexpr uint8_t kNetGsoTcp4 = 1;
 inline constexpr uint8_t kNetGsoTcp6 = 4;
 
+// How many packets a frame is once it has been segmented.
+inline uint64_t packets_of(const NetHeader& header, size_t frame_bytes) {
+    if (header.gso_type == kNetGsoNone || header.gso_size == 0)
+        return 1;
+    return (frame_bytes + header.gso_size - 1) / header.gso_size;
+}
+
 }  // namespace spore

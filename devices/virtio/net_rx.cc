@@ -6,7 +6,7 @@
 namespace spore {
 
 bool VirtioNet::receive(const NetHeader& header, std::span<const std::byte> frame) {
-    if (!active() || failed())
+    if (!active() || failed() || rx_rate_.waiting())
         return false;
     switch (gather(sizeof(NetHeader) + frame.size())) {
         case Room::not_yet:
@@ -18,6 +18,10 @@ bool VirtioNet::receive(const NetHeader& header, std::span<const std::byte> fram
             return true;
         case Room::enough:
             break;
+    }
+    if (!rx_rate_.admit(frame.size(), packets_of(header, frame.size()))) {
+        put_back();
+        return false;
     }
     deliver(header, frame);
     return true;

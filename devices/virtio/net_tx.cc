@@ -4,6 +4,8 @@
 namespace spore {
 
 void VirtioNet::process_tx() {
+    if (tx_rate_.waiting())
+        return;  // its end comes back to this
     Queue& queue = queues()[kTxQueue];
     queue.disable_kicks();
     // One queue's worth at a time: a guest that fills as fast as this empties must not keep the
@@ -20,7 +22,10 @@ void VirtioNet::process_tx() {
             queue.disable_kicks();
             continue;
         }
-        transmit(std::move(**chain));
+        if (!transmit(**chain)) {
+            queue.unpop(std::move(**chain));
+            return;
+        }
     }
     if (!backend_->can_send()) {
         tx_left_ = true;  // its next completion comes back to this, by flush()
@@ -30,22 +35,26 @@ void VirtioNet::process_tx() {
     }
 }
 
-void VirtioNet::transmit(DescriptorChain chain) {
+// False: the packet may not go yet.
+bool VirtioNet::transmit(DescriptorChain& chain) {
     NetSend send;
     copy_from(chain.readable(), 0, std::as_writable_bytes(std::span(&send.header, 1)));
     if (malformed(chain, send.header) != nullptr) {
         counters_.guest_errors++;
         sent(std::move(chain), 0, false);
-        return;
+        return true;
     }
     send.frame_bytes = chain.readable_bytes() - sizeof(NetHeader);
     send.header.buffers = 0;
     if (!link_up_) {
         sent(std::move(chain), send.frame_bytes, false);
-        return;
+        return true;
     }
+    if (!tx_rate_.admit(send.frame_bytes, packets_of(send.header, send.frame_bytes)))
+        return false;
     send.chain = std::move(chain);
     backend_->send(std::move(send));
+    return true;
 }
 
 // What is wrong with a packet, or null. `header` is the host's copy.

@@ -1,8 +1,8 @@
 // spore template create|list|inspect|remove|verify
 
+#include "hypervisor/base/parse_size.h"
 #include "hypervisor/cli/commands.h"
 #include "hypervisor/sandbox/template_check.h"
-#include "hypervisor/vmm/config.h"
 
 namespace spore::cli {
 

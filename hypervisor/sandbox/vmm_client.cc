@@ -190,6 +190,31 @@ Status VmmClient::snapshot(const std::filesystem::path& directory, const VsockCa
     return expect_done(packet.GetBufferPointer(), packet.GetSize(), deadline);
 }
 
+Status VmmClient::set_limits(const VmmLimits& limits, Deadline deadline) {
+    TRY(begin_set_limits(limits));
+    return finish_set_limits(deadline);
+}
+
+Status VmmClient::begin_set_limits(const VmmLimits& limits) {
+    auto packet = request(fb::Request::SetLimits, [&](auto& builder) {
+        auto table = [&](const std::optional<RateLimits>& from) {
+            if (!from)
+                return flatbuffers::Offset<fb::RateLimits>();
+            auto rate = [&](const Rate& one) {
+                return fb::CreateRate(builder, one.per_second, one.burst);
+            };
+            auto bytes = rate(from->bytes);
+            auto operations = rate(from->operations);
+            return fb::CreateRateLimits(builder, bytes, operations);
+        };
+        auto disk = table(limits.disk);
+        auto rx = table(limits.network);
+        auto tx = table(limits.network);
+        return fb::CreateSetLimits(builder, disk, rx, tx).Union();
+    });
+    return send_packet(packet.GetBufferPointer(), packet.GetSize());
+}
+
 Status VmmClient::quit(Deadline deadline) {
     auto packet =
         request(fb::Request::Quit, [](auto& builder) { return fb::CreateQuit(builder).Union(); });

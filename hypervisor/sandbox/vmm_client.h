@@ -4,10 +4,12 @@
 
 #include <chrono>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "hypervisor/base/rate.h"
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
 #include "hypervisor/jail/jail.h"
@@ -32,6 +34,11 @@ struct VmmStatus {
 struct VsockCarry {
     uint32_t host_port = 0;
     uint32_t guest_port = 0;
+};
+
+// What its devices may do from now on; nothing: stays as it is.
+struct VmmLimits {
+    std::optional<RateLimits> disk, network;
 };
 
 // Lets the clone that waits in `directory` run. Its vCPU's thread reads the word itself, so nothing
@@ -59,6 +66,10 @@ class VmmClient {
     // 0). Errors also: not_found (no such connection), unavailable (it is half closed or busy).
     Status snapshot(const std::filesystem::path& directory, const VsockCarry& carry,
                     Deadline deadline);
+    Status set_limits(const VmmLimits& limits, Deadline deadline);
+    // The two halves of it: nothing else may be asked between them.
+    Status begin_set_limits(const VmmLimits& limits);
+    Status finish_set_limits(Deadline deadline) { return receive_done(deadline); }
     Status quit(Deadline deadline);
 
   private:

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "hypervisor/base/rate.h"
 #include "hypervisor/base/result.h"
 
 namespace spore {
@@ -41,16 +42,14 @@ struct MachineConfig {
     std::vector<NetworkConfig> networks;
     std::string vsock_path;  // empty: no vsock device
     uint32_t vsock_cid = 3;
+    RateLimits disk_rate;              // of each disk
+    RateLimits network_rate;           // of each network card, in each direction
     bool interactive_console = false;  // hand on every byte at once, prompts too
 };
 
 // Checks every field; the error names the field, the value and the bound. Files are looked at when
 // they are opened. Errors: invalid_argument.
 Status validate(const MachineConfig& config);
-
-// "256M" → bytes. Suffixes K, M, G, T (binary), none is bytes. Errors: invalid_argument, naming
-// `what` and the text.
-Result<uint64_t> parse_size(std::string_view what, std::string_view text);
 
 // "F", "F,ro", or "F[,layer=B[:MAP]]...[,size=N]" for a copy-on-write one. Errors:
 // invalid_argument.

@@ -17,6 +17,27 @@ namespace {
 constexpr size_t kClientsMax = 16;
 constexpr size_t kPacketBytesMax = 16 * limits::kKiB;  // above a path and a table
 constexpr const char* kIdentifier = "SPCT";
+
+Rate rate_of(const fb::Rate* rate) {
+    return rate == nullptr ? Rate{} : Rate{rate->per_second(), rate->burst()};
+}
+
+// All of them, or none where one is refused.
+Status set_limits(const fb::SetLimits& request, ControlTarget& target) {
+    ControlTarget::Limits limits;
+    auto take = [](const char* what, const fb::RateLimits* from, const char* unit,
+                   std::optional<RateLimits>& to) -> Status {
+        if (from == nullptr)
+            return {};
+        to = RateLimits{rate_of(from->bytes()), rate_of(from->operations())};
+        return check_rate_limits(what, *to, unit);
+    };
+    TRY(take("disk", request.disk(), "ops", limits.disk));
+    TRY(take("net_rx", request.net_rx(), "packets", limits.network_rx));
+    TRY(take("net_tx", request.net_tx(), "packets", limits.network_tx));
+    target.control_limits(limits);
+    return {};
+}
 }  // namespace
 
 struct ControlServer::Client {
@@ -153,6 +174,9 @@ void ControlServer::serve(Client& client, size_t bytes) {
             target_.control_snapshot(request->directory()->str(), carry, answer);
             break;
         }
+        case fb::Request::SetLimits:
+            reply(client, set_limits(*message->request_as_SetLimits(), target_));
+            break;
         case fb::Request::Quit:
             target_.control_quit();
             reply(client, {});

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "devices/virtio/vsock_packet.h"
+#include "hypervisor/base/rate.h"
 #include "hypervisor/io/event_loop.h"
 
 namespace spore {
@@ -23,6 +24,10 @@ class ControlTarget {
         uint32_t cpus = 0;
         std::vector<std::pair<std::string, uint64_t>> counters;
     };
+    // Nothing: stays as it is.
+    struct Limits {
+        std::optional<RateLimits> disk, network_rx, network_tx;
+    };
     using Done = std::move_only_function<void(spore::Status)>;
 
     virtual ~ControlTarget() = default;
@@ -31,6 +36,7 @@ class ControlTarget {
     virtual void control_resume(Done done) = 0;
     virtual void control_snapshot(const std::string& directory, std::optional<VsockPorts> carry,
                                   Done done) = 0;
+    virtual void control_limits(const Limits& limits) = 0;
     virtual void control_quit() = 0;
 };
 

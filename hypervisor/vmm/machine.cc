@@ -79,10 +79,7 @@ Machine::Status Machine::control_status() {
     add("vcpu_exits", exits);
     add("populated_pages", populated_pages_);
     add("mapped_pages", mapped_pages_);
-    for (auto& device : devices_) {
-        add(std::string(device->name()) + ".guest_errors", device->counters().guest_errors);
-        add(std::string(device->name()) + ".host_errors", device->counters().host_errors);
-    }
+    add_device_counters(status);
     return status;
 }
 

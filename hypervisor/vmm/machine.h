@@ -79,6 +79,7 @@ class Machine final : public ControlTarget,
     void control_resume(Done done) override;
     void control_snapshot(const std::string& directory, std::optional<VsockPorts> carry,
                           Done done) override;
+    void control_limits(const Limits& limits) override;
     void control_quit() override;
 
   private:
@@ -141,6 +142,9 @@ class Machine final : public ControlTarget,
     spore::Status write_snapshot(const std::string& directory, std::optional<VsockPorts> carry);
     Result<MachineState> save_state(std::optional<VsockPorts> carry);
     spore::Status save_disks(const std::string& directory);
+
+    // machine_counters.cc
+    void add_device_counters(Status& status);
 
     // machine.cc
     void park_vcpus();

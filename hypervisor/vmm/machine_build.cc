@@ -95,6 +95,7 @@ spore::Status Machine::add_disk(const DiskConfig& config) {
         TRY(VirtioBlock::create(memory_, loop_, block, "block" + std::to_string(disks_.size())));
     if (block.create)
         made_files_.add(config.path);
+    device->rate().change(config_.disk_rate);
     state.path = state.layered ? "" : config.path;
     state.size_bytes = device->disk().capacity();
     disks_.push_back({std::move(state), config.path, device.get()});
@@ -113,6 +114,8 @@ spore::Status Machine::add_network(const NetworkConfig& network, UniqueFd file) 
         (network.tap.empty() ? config.socket_fd : config.tap_fd) = std::move(file);
     }
     auto device = TRY(VirtioNet::create(std::move(config), memory_, loop_));
+    device->rx_rate().change(config_.network_rate);
+    device->tx_rate().change(config_.network_rate);
     networks_.push_back(device.get());
     return plug(std::move(device));
 }

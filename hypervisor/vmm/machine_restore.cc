@@ -54,6 +54,8 @@ Result<std::unique_ptr<Machine>> Machine::prepare_clone(EventLoop& loop, Kvm kvm
     config.cpu_template = state.cpu_template;
     config.vsock_path = files.vsock_path;
     config.interactive_console = interactive_console;
+    config.disk_rate = files.disk_rate;
+    config.network_rate = files.network_rate;
     config.memory_bytes = snapshot.memory.size();
     std::unique_ptr<Machine> machine(
         new Machine(loop, config, std::move(console), std::move(on_end)));
@@ -142,6 +144,7 @@ spore::Status Machine::rebuild_disk(const DiskState& state, LoadedSnapshot::Disk
                                                 std::to_string(state.size_bytes));
     auto device =
         std::make_unique<VirtioBlock>(memory_, loop_, std::move(disk), VirtioBlock::Options{name});
+    device->rate().change(config_.disk_rate);
     disks_.push_back({std::move(kept), path, device.get()});
     return plug(std::move(device));
 }

@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "hypervisor/base/limits.h"
+#include "hypervisor/base/parse_size.h"
 
 namespace spore {
 
@@ -35,6 +36,8 @@ enum Option : int {
     kRecordWorkingSet,
     kJail,
     kCgroup,
+    kIoMax,
+    kNetMax,
     kHelp,
 };
 
@@ -62,6 +65,8 @@ constexpr option kOptions[] = {
     {"record-working-set", required_argument, nullptr, kRecordWorkingSet},
     {"jail", no_argument, nullptr, kJail},
     {"cgroup", required_argument, nullptr, kCgroup},
+    {"io-max", required_argument, nullptr, kIoMax},
+    {"net-max", required_argument, nullptr, kNetMax},
     {"help", no_argument, nullptr, kHelp},
     {nullptr, 0, nullptr, 0},
 };
@@ -160,6 +165,12 @@ Status apply(VmmOptions& options, int option, std::string_view value) {
         case kCgroup:
             options.cgroup = value;
             break;
+        case kIoMax:
+            machine.disk_rate = TRY(parse_rate_limits("io-max", value, "ops"));
+            break;
+        case kNetMax:
+            machine.network_rate = TRY(parse_rate_limits("net-max", value, "packets"));
+            break;
         case kHelp:
             options.help = true;
             break;
@@ -223,6 +234,10 @@ std::string_view vmm_help() {
                       copy-on-write: F takes the writes, the layers below it stay as they are
   --net tap=NAME[,mac=M] | socket=PATH[,mac=M]
                       a network card on a tap, or on a Unix stream socket (passt)
+  --io-max BYTES[,ops=N][,burst=BYTES][,ops-burst=N]
+                      what each disk may do in a second, and at once after a pause
+  --net-max BYTES[,packets=N][,burst=BYTES][,packets-burst=N]
+                      the same of each network card, in each direction
   --vsock PATH        vsock: host programs connect to PATH and write "CONNECT <port>"; the guest's
                       connections to port P of the host go to PATH_P
   --restore DIR       go on from the snapshot in DIR; disks get fresh copy-on-write tops

@@ -176,6 +176,8 @@ Result<LoadedSnapshot> load_snapshot(SnapshotFiles files, const Kvm& kvm, bool c
 Result<CloneFiles> open_clone_files(const MachineConfig& config, bool for_jail) {
     CloneFiles files;
     files.networks = config.networks;
+    files.disk_rate = config.disk_rate;
+    files.network_rate = config.network_rate;
     if (!for_jail)
         files.vsock_path = config.vsock_path;
     else if (!config.vsock_path.empty())

@@ -72,6 +72,7 @@ struct CloneFiles {
     std::vector<UniqueFd> network_files;  // in a jail, of each: its tap, or its connected socket
     UniqueFd vsock;                       // a bound Unix stream socket, in a jail; else
     std::string vsock_path;               // where the socket is to be made
+    RateLimits disk_rate, network_rate;   // as MachineConfig's
     UniqueFd go;  // what the clone waits for a word from, if it is to wait; none: its own
     MadeFiles made;
 };
