@@ -5,6 +5,7 @@
 #include "agent/request.h"
 #include "agent/server.h"
 #include "agent/version.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

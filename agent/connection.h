@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "agent/poller.h"
+#include "hypervisor/base/agent_limits.h"
 #include "schema/frame.h"
 
 namespace spore {

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
 

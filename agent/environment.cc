@@ -1,4 +1,5 @@
 #include "agent/environment.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -4,7 +4,7 @@
 #include <cctype>
 
 #include "agent/expression.h"
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

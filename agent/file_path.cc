@@ -6,6 +6,7 @@
 #include <climits>
 
 #include "agent/users.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -9,6 +9,7 @@
 #include "agent/file_path.h"
 #include "agent/files.h"
 #include "agent/server.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

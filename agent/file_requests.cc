@@ -6,6 +6,7 @@
 #include "agent/file_entry.h"
 #include "agent/file_path.h"
 #include "agent/files.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -5,6 +5,7 @@
 #include "agent/file_entry.h"
 #include "agent/file_path.h"
 #include "agent/file_watch.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -6,6 +6,7 @@
 #include "agent/file_path.h"
 #include "agent/file_watch.h"
 #include "agent/server.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

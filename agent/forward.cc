@@ -9,6 +9,7 @@
 
 #include "agent/log.h"
 #include "agent/server.h"
+#include "hypervisor/base/agent_limits.h"
 #include "schema/frame.h"
 
 namespace spore {

@@ -1,4 +1,5 @@
 #include "agent/guest.h"
+#include "hypervisor/base/agent_limits.h"
 
 #include <arpa/inet.h>
 

@@ -17,7 +17,7 @@
 #include <utility>
 
 #include "agent/file.h"
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

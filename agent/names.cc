@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -14,6 +14,7 @@
 
 #include "agent/file.h"
 #include "agent/server.h"
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/base/unique_fd.h"
 
 namespace spore {

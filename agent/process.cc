@@ -7,6 +7,7 @@
 
 #include "agent/server.h"
 #include "agent/terminal.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -2,7 +2,7 @@
 
 #include <cassert>
 
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

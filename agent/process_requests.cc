@@ -3,6 +3,7 @@
 #include <csignal>
 
 #include "agent/process_streams.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -4,6 +4,7 @@
 
 #include "agent/names.h"
 #include "agent/server.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -11,6 +11,7 @@
 #include "agent/child.h"
 #include "agent/log.h"
 #include "agent/stream.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -15,6 +15,7 @@
 #include "agent/processes.h"
 #include "agent/sessions.h"
 #include "agent/timer.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

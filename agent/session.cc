@@ -10,6 +10,7 @@
 
 #include "agent/server.h"
 #include "agent/session_line.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

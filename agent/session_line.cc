@@ -8,6 +8,7 @@
 
 #include "agent/connection.h"
 #include "agent/session.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -9,6 +9,7 @@
 #include "agent/names.h"
 #include "agent/server.h"
 #include "agent/session_line.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

@@ -1,6 +1,7 @@
 #include "agent/stdin_pipe.h"
 
 #include "agent/terminal.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

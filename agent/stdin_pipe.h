@@ -4,6 +4,7 @@
 #include <string>
 
 #include "agent/poller.h"
+#include "hypervisor/base/agent_limits.h"
 #include "schema/frame.h"
 
 namespace spore {

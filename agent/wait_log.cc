@@ -5,6 +5,7 @@
 #include "agent/expression.h"
 #include "agent/process_streams.h"
 #include "agent/timer.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

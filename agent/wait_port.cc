@@ -9,6 +9,7 @@
 
 #include "agent/process_streams.h"
 #include "agent/timer.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

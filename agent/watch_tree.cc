@@ -1,4 +1,5 @@
 #include "agent/watch_tree.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 

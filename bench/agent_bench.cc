@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "bench/samples.h"
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/base/clock.h"
 #include "hypervisor/sandbox/agent_connection.h"
 #include "hypervisor/sandbox/agent_files.h"

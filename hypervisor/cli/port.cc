@@ -8,6 +8,7 @@
 #include <memory>
 #include <thread>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/base/one_line.h"
 #include "hypervisor/cli/commands.h"
 #include "hypervisor/cli/relay.h"

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore::cli {
 

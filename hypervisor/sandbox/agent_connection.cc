@@ -5,6 +5,7 @@
 #include <cassert>
 #include <csignal>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_hub.h"
 
 namespace spore {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <stop_token>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_exec.h"
 
 namespace spore {

@@ -3,6 +3,7 @@
 #include <deque>
 #include <filesystem>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_copy.h"
 #include "hypervisor/sandbox/agent_file_streams.h"
 #include "hypervisor/sandbox/copy_report.h"

@@ -1,4 +1,5 @@
 #include "hypervisor/sandbox/agent_file_streams.h"
+#include "hypervisor/base/agent_limits.h"
 
 #include <array>
 

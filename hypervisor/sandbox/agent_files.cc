@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_file_streams.h"
 
 namespace spore {

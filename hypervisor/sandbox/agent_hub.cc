@@ -2,6 +2,7 @@
 // may queue is bounded here. Fuzz target: tests/fuzz/fuzz_agent_frame.cc.
 
 #include "hypervisor/sandbox/agent_hub.h"
+#include "hypervisor/base/agent_limits.h"
 
 #include <sys/eventfd.h>
 #include <sys/socket.h>

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/vsock_port.h"
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_connection.h"
 
 namespace spore {

@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_connection.h"
 #include "hypervisor/sandbox/agent_process.h"
 

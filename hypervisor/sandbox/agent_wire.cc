@@ -1,4 +1,5 @@
 #include "hypervisor/sandbox/agent_wire.h"
+#include "hypervisor/base/agent_limits.h"
 
 #include <sys/socket.h>
 

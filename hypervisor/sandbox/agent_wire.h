@@ -4,6 +4,7 @@
 
 #include <poll.h>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_client.h"
 #include "schema/frame.h"
 

@@ -2,8 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/base/base64.h"
-#include "hypervisor/sandbox/code_limits.h"
 
 namespace spore {
 

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <csignal>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_process.h"
 #include "hypervisor/sandbox/code_context_drivers.h"
-#include "hypervisor/sandbox/code_limits.h"
 #include "hypervisor/sandbox/code_run.h"
 
 namespace spore {

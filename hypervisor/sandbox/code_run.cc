@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_process.h"
-#include "hypervisor/sandbox/code_limits.h"
 
 namespace spore {
 

@@ -3,7 +3,7 @@
 #include <cstdlib>
 
 #include "agent/expression.h"
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace spore;

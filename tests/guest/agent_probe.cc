@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_client.h"
 
 namespace spore {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <thread>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_sessions.h"
 #include "tests/unit/agent/exec_fixture.h"
 

@@ -8,7 +8,7 @@
 #include <random>
 #include <string>
 
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 namespace {

@@ -1,5 +1,6 @@
 // Directories, links and attributes through the agent.
 
+#include "hypervisor/base/agent_limits.h"
 #include "tests/unit/agent/files_rig.h"
 
 namespace spore {

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <thread>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_ports.h"
 #include "tests/unit/agent/running_agent.h"
 

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "hypervisor/base/limits.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 namespace {

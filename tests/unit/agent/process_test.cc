@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "agent/server.h"
+#include "hypervisor/base/agent_limits.h"
 #include "tests/unit/agent/process_fixture.h"
 
 namespace spore {

@@ -7,6 +7,7 @@
 #include <map>
 #include <random>
 
+#include "hypervisor/base/agent_limits.h"
 #include "tests/unit/agent/running_agent.h"
 
 namespace spore {

@@ -5,6 +5,7 @@
 
 #include "agent/server.h"
 #include "agent/stream.h"
+#include "hypervisor/base/agent_limits.h"
 #include "tests/unit/agent/running_agent.h"
 
 namespace spore {

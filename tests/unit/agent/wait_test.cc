@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 
+#include "hypervisor/base/agent_limits.h"
 #include "tests/unit/agent/process_fixture.h"
 
 namespace spore {

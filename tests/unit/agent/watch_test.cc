@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "hypervisor/base/agent_limits.h"
 #include "tests/unit/agent/files_rig.h"
 
 namespace spore {

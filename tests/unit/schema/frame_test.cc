@@ -1,4 +1,5 @@
 #include "schema/frame.h"
+#include "hypervisor/base/agent_limits.h"
 
 #include <gmock/gmock.h>
 

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <thread>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/record.h"
 #include "tests/unit/agent/running_agent.h"
 

@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 
+#include "hypervisor/base/agent_limits.h"
 #include "tests/unit/hypervisor/api/fake_sandbox.h"
 
 namespace spore {

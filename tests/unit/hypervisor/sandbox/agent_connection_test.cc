@@ -8,6 +8,7 @@
 #include <atomic>
 #include <thread>
 
+#include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/exec_capture.h"
 #include "tests/unit/agent/running_agent.h"
 
