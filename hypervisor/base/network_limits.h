@@ -1,0 +1,38 @@
+#pragma once
+
+// Limits of sandboxes' networks: what one of them can ask for, and what it can take from the host.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace spore::limits {
+
+// Rules of one sandbox, allow and deny each. All are in sets, so a packet's cost does not grow with
+// them; loading them does.
+inline constexpr size_t kNetworkRulesMax = 256;
+
+// RFC 1035 §2.3.4: a name without its last dot, and one label of it.
+inline constexpr size_t kDomainBytesMax = 253;
+inline constexpr size_t kDomainLabelBytesMax = 63;
+
+// Sandboxes with a network at once: each takes two addresses of 198.19.0.0/16.
+inline constexpr uint32_t kNetworkLinksMax = 32768;
+// Links whose number is tried before giving up; they are drawn at random.
+inline constexpr int kNetworkLinkTriesMax = 64;
+
+// Connections of one sandbox at once. Each takes an entry of its namespace's table and one of the
+// host's, which has room for 262,144 by default: 256 sandboxes that do their worst.
+inline constexpr uint32_t kConnectionsMax = 1024;
+// Connections begun in a second, and in a burst.
+inline constexpr uint32_t kConnectionsPerSecondMax = 500;
+inline constexpr uint32_t kConnectionsBurstMax = 1000;
+// Frames from the guest in a second: what keeps it from taking a CPU of the host's with small ones.
+// A frame may hold 64 KiB, so no throughput is bounded by it.
+inline constexpr uint32_t kFramesPerSecondMax = 200'000;
+// Questions to the resolver, and refusals told to the guest, in a second.
+inline constexpr uint32_t kRepliesPerSecondMax = 100;
+
+static_assert(kConnectionsBurstMax <= kConnectionsMax);
+static_assert(uint64_t{kNetworkLinksMax} * 2 == uint64_t{1} << 16);
+
+}  // namespace spore::limits

@@ -1,0 +1,160 @@
+// Whether a sandbox's network and the host's own rules are still what was set up. What a rule set
+// should look like is found out by loading it elsewhere: nft prints it its own way.
+
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hypervisor/network/layout.h"
+#include "hypervisor/network/namespace.h"
+#include "hypervisor/network/network_files.h"
+#include "hypervisor/network/nft.h"
+#include "hypervisor/network/route_socket.h"
+#include "hypervisor/network/sandbox_network.h"
+
+namespace spore {
+
+namespace stdfs = std::filesystem;
+namespace net = network_layout;
+
+namespace {
+
+const std::vector<std::string>& sandbox_tables() {
+    static const std::vector<std::string> tables = {std::string("inet ") + net::kTable,
+                                                    std::string("netdev ") + net::kTable};
+    return tables;
+}
+
+// The tables as nft prints them, one after the other; one that is not there is an empty text.
+Result<std::string> listing(const std::vector<std::string>& tables) {
+    std::string text;
+    for (const std::string& table : tables) {
+        auto listed = list_table(table);
+        if (!listed && listed.error().code != Code::not_found)
+            return listed;
+        text += listed ? *listed : "no table " + table + "\n";
+    }
+    return text;
+}
+
+// How `rules` look once they are loaded.
+Result<std::string> expected(const std::string& rules, const std::vector<std::string>& tables) {
+    return in_namespace(-1, [&]() -> Result<std::string> {
+        // The rules of the tap need one of its name; what is behind it does not matter.
+        TRY(TRY(RouteSocket::open()).make_pair(net::kTap, "peer", TRY(own_namespace()).get()));
+        TRY(run_nft(rules));
+        return listing(tables);
+    });
+}
+
+std::string first_difference(const std::string& is, const std::string& should) {
+    size_t at = 0;
+    while (at < is.size() && at < should.size() && is[at] == should[at])
+        at++;
+    auto line_at = [at](const std::string& text) -> std::string {
+        size_t begin = at == 0 ? 0 : text.rfind('\n', at - 1);
+        begin = begin == std::string::npos ? 0 : begin == 0 && at == 0 ? 0 : begin + 1;
+        std::string line = text.substr(begin, text.find('\n', at) - begin);
+        size_t word = line.find_first_not_of("\t ");
+        return word == std::string::npos ? "nothing" : "'" + line.substr(word) + "'";
+    };
+    return "the rules were changed by another: " + line_at(is) + " where " + line_at(should) +
+           " was";
+}
+
+bool is_up(const std::string& link) {
+    UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq request = {};
+    link.copy(request.ifr_name, IFNAMSIZ - 1);
+    return socket && ::ioctl(socket.get(), SIOCGIFFLAGS, &request) == 0 &&
+           (request.ifr_flags & IFF_UP) != 0;
+}
+
+stdfs::path host_listing() {
+    return stdfs::path(net::kDirectory) / ".host-rules";
+}
+
+// One at a time loads the host's table and writes down how it looks.
+Result<UniqueFd> lock_host_rules() {
+    if (::mkdir(net::kDirectory, 0700) != 0 && errno != EEXIST)
+        return fail_errno(net::kDirectory);
+    UniqueFd lock(::open(net::kDirectory, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!lock || ::flock(lock.get(), LOCK_EX) != 0)
+        return fail_errno(net::kDirectory);
+    return lock;
+}
+
+const std::vector<std::string>& host_tables() {
+    static const std::vector<std::string> tables = {std::string("inet ") + net::kHostTable};
+    return tables;
+}
+
+}  // namespace
+
+Result<NetworkReport> inspect_network(const stdfs::path& directory) {
+    auto files = NetworkFiles::of(directory);
+    if (!files)
+        return fail(Code::not_found, "network: the sandbox has none");
+    NetworkReport report;
+    report.link = TRY(files->read_link());
+    uint32_t number = static_cast<uint32_t>(
+        std::strtoul(report.link.c_str() + std::strlen(net::kLinkPrefix), nullptr, 10));
+    report.address = ipv4_text(link_address(number) + 1);
+    report.open = is_up(report.link);
+    UniqueFd pin(::open(files->pin().c_str(), O_RDONLY | O_CLOEXEC));
+    if (!pin)
+        return fail_errno(files->pin().string());
+    auto is = in_namespace(pin.get(), [] { return listing(sandbox_tables()); });
+    auto rules = files->read_rules();
+    auto should = is && rules ? expected(*rules, sandbox_tables()) : is;
+    if (!rules)
+        report.what_changed = "its rules were being changed, and that has failed";
+    else if (!should)
+        report.what_changed = should.error().message;
+    else if (*is != *should)
+        report.what_changed = first_difference(*is, *should);
+    else if (auto host = check_host_rules(); !host)
+        report.what_changed = host.error().message;
+    report.intact = report.what_changed.empty();
+    return report;
+}
+
+Status check_host_rules() {
+    std::error_code error;
+    if (!stdfs::exists(host_listing(), error))
+        return {};
+    auto should = TRY(read_whole(host_listing()));
+    auto is = TRY(listing(host_tables()));
+    if (is != should)
+        return fail(Code::unavailable, "the host's table inet " + std::string(net::kHostTable) +
+                                           ": " + first_difference(is, should));
+    return {};
+}
+
+Status ensure_host_rules() {
+    UniqueFd lock = TRY(lock_host_rules());
+    auto should = read_whole(host_listing());
+    if (should && TRY(listing(host_tables())) == *should)
+        return {};
+    TRY(run_nft(host_rules()));
+    return replace_file(host_listing(), TRY(listing(host_tables())));
+}
+
+Status check_host_network() {
+    if (::geteuid() != 0)
+        return fail(Code::permission_denied,
+                    "network: only root can make a sandbox's namespace and interfaces");
+    TRY(find_nft());
+    auto forward = sysctl("ipv4/ip_forward");
+    if (!forward || *forward != "1")
+        return fail(Code::host_unsupported,
+                    "network: this host forwards no packets: sysctl -w net.ipv4.ip_forward=1");
+    return {};
+}
+
+}  // namespace spore

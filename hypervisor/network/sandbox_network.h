@@ -1,0 +1,64 @@
+#pragma once
+
+// A sandbox's network (layout.h): a namespace with the guest's tap and one end of a link, whose
+// other end is on the host. It belongs to the directory of a clone, which holds a link to it from
+// before it is made until after it is gone, so it is found whatever dies in between, and goes along
+// when the directory is renamed:
+//
+//   DIRECTORY/network -> /run/spore-network/TOKEN/
+//   TOKEN/net          the namespace, bound here
+//   TOKEN/link         a link to nowhere that says "spore-N"
+//   TOKEN/rules        what was loaded last
+//
+// The *gate* is the host's end: down, nothing passes, whatever the rules say. A network is made
+// with its gate closed and its rules loaded; giving it to a sandbox that wants those rules is to
+// open the gate. When the namespace goes, which is when its pin and the VM are gone, all goes with
+// it: tap, link, rules.
+
+#include <filesystem>
+#include <string>
+
+#include "hypervisor/base/result.h"
+#include "hypervisor/base/unique_fd.h"
+#include "hypervisor/network/policy.h"
+#include "hypervisor/network/rules.h"
+
+namespace spore {
+
+// Makes the network of the clone in `directory`: rules of `policy` loaded, gate closed. Returns the
+// tap, to be handed to its VMM. Errors: permission_denied (not root), host_unsupported, saying what
+// to do, the host's. After one, remove_network().
+Result<UniqueFd> make_network(const std::filesystem::path& directory, const NetworkPolicy& policy,
+                              const NetworkBounds& bounds = {});
+
+bool has_network(const std::filesystem::path& directory);
+
+// Has the network of `directory` follow `policy` from here on, connections that are open included.
+// On an error the gate is closed: nothing passes. Errors: not_found (it has none), the host's.
+Status apply_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
+                    const NetworkBounds& bounds = {});
+
+// Lets go of what make_network() made, or began to make; nothing to do is no error.
+Status remove_network(const std::filesystem::path& directory);
+
+struct NetworkReport {
+    std::string link;          // the host's interface
+    std::string address;       // the sandbox's, on that link
+    bool open = false;         // the gate
+    bool intact = false;       // rules and interfaces are what was set up
+    std::string what_changed;  // if not
+};
+// Compares what is there with what was set up. Errors: not_found.
+Result<NetworkReport> inspect_network(const std::filesystem::path& directory);
+
+// The host's own table, which all sandboxes share. Loads it if it is not there, or not as it
+// should be. Errors: the host's.
+Status ensure_host_rules();
+// Whether it is as it should be; nothing if no sandbox has had a network yet. Errors: unavailable,
+// saying what is wrong.
+Status check_host_rules();
+// What this host lacks for networks, and the command that helps. Errors: host_unsupported,
+// permission_denied.
+Status check_host_network();
+
+}  // namespace spore
