@@ -5,8 +5,9 @@
    Of what it does in memory one operation in 4, 64 or 1024 is wrong, as it decides with each reset,
    so that requests are under way when the wrong ones come. A device that asks for a reset gets it
    soon. It never ends its own machine on
-   the way: it leaves ACPI's registers and the LAPIC alone, asks only for MSIs that wait in the LAPIC,
-   and has devices write into no memory of its own but the arena. When it is done it powers off. */
+   the way: it leaves ACPI's registers and the LAPIC alone, asks only for MSIs that wait in the
+   LAPIC, and has devices write into no memory of its own but the arena. When it is done it powers
+   off. */
 
 #include "machine.h"
 
@@ -26,21 +27,28 @@ static u64 below(u64 bound) {
    program, so nothing here is below the arena but what wraps or lies outside memory. */
 static u64 any_address(void) {
     static const u64 edges[] = {
-        kRamEnd - 1, kRamEnd, kRamEnd - 4096, kHole, 0xFFFFFFFF, 1ull << 32, 1ull << 46, 1ull << 63,
-        ~0ull, ~0ull - 4095, kEcam, kLapic, kArenaEnd - 1,
+        kRamEnd - 1, kRamEnd, kRamEnd - 4096, kHole, 0xFFFFFFFF, 1ull << 32,    1ull << 46,
+        1ull << 63,  ~0ull,   ~0ull - 4095,   kEcam, kLapic,     kArenaEnd - 1,
     };
     switch (next() >> 60) {
-        case 0: return edges[below(sizeof(edges) / sizeof(*edges))];
-        case 1: return next() | kRamEnd;
-        default: return kArena + below(kArenaEnd - kArena);
+        case 0:
+            return edges[below(sizeof(edges) / sizeof(*edges))];
+        case 1:
+            return next() | kRamEnd;
+        default:
+            return kArena + below(kArenaEnd - kArena);
     }
 }
 static u32 any_length(void) {
     switch (next() >> 61) {
-        case 0: return (u32)next();
-        case 1: return 0xFFFFFFFF - (u32)below(8);
-        case 2: return (u32)below(4);
-        default: return (u32)below(8192);
+        case 0:
+            return (u32)next();
+        case 1:
+            return 0xFFFFFFFF - (u32)below(8);
+        case 2:
+            return (u32)below(4);
+        default:
+            return (u32)below(8192);
     }
 }
 static u16 any_index(void) {
@@ -65,8 +73,8 @@ static void describe(struct queue* queue, u16 at, u64 address, u32 length, u16 f
     descriptor->flags = flags;
     descriptor->next = (u16)(at + 1) % kQueueSize;
 }
-/* A request as a driver makes it, whose contents may be anything: of a block device's header the type
-   is mostly one that there is, of a vsock packet's the addresses. */
+/* A request as a driver makes it, whose contents may be anything: of a block device's header the
+   type is mostly one that there is, of a vsock packet's the addresses. */
 static void right_request(struct device* device, u16 number) {
     struct queue* queue = &queues[number];
     static const u8 types[] = {0, 1, 0, 1, 4, 8, 11, 13}; /* of a block request (§5.2.6) */
@@ -85,12 +93,12 @@ static void right_request(struct device* device, u16 number) {
         u64* cids = (u64*)header;
         cids[0] = next() >> 59 ? 3 : next();
         cids[1] = 2;
-        words[4] = 1024 + (u32)below(4);                         /* from port */
+        words[4] = 1024 + (u32)below(4);                              /* from port */
         words[5] = next() >> 63 ? 0x40000000 + (u32)below(64) : 9000; /* to port */
-        words[6] = (u32)(next() >> 61 ? below(5000) : next());   /* length */
-        words[7] = 1 | (u32)below(9) << 16;                      /* type, operation */
+        words[6] = (u32)(next() >> 61 ? below(5000) : next());        /* length */
+        words[7] = 1 | (u32)below(9) << 16;                           /* type, operation */
         words[8] = (u32)below(4);
-        words[9] = (u32)(next() >> 62 ? 1 << 18 : next());       /* credit, and lies about it */
+        words[9] = (u32)(next() >> 62 ? 1 << 18 : next()); /* credit, and lies about it */
         words[10] = (u32)(next() >> 62 ? 0 : next());
         describe(queue, head, header, 44, kNext);
         describe(queue, head + 1, data, (u32)below(5000), 0);
@@ -119,19 +127,36 @@ static void indirect_table(struct queue* queue) {
         table[index].next = (u16)(next() >> 61 ? index + 1 : next());
     }
     u16 head = (u16)below(kQueueSize);
-    describe(queue, head, (u64)table, entries * 16 + (next() >> 60 == 0), kIndirect | (next() >> 61 == 0));
+    describe(queue, head, (u64)table, entries * 16 + (next() >> 60 == 0),
+             kIndirect | (next() >> 61 == 0));
     publish(queue, head);
 }
 static void wrong_in_memory(struct queue* queue) {
     struct descriptor* descriptor = &queue->descriptors[below(kQueueSize)];
     switch (below(12)) {
-        case 0: queue->available.ring[below(kQueueSize)] = any_index(); break;
-        case 1: queue->available.index += (u16)next(); break;
-        case 2: queue->used.index = (u16)next(); break;
-        case 3: publish(queue, any_index()); break;
-        case 4: case 5: case 6: indirect_table(queue); break;
-        case 7: queue->used.ring[below(kQueueSize)].id = (u32)next(); break;
-        default: wrong_descriptor(descriptor); publish(queue, (u16)(descriptor - queue->descriptors));
+        case 0:
+            queue->available.ring[below(kQueueSize)] = any_index();
+            break;
+        case 1:
+            queue->available.index += (u16)next();
+            break;
+        case 2:
+            queue->used.index = (u16)next();
+            break;
+        case 3:
+            publish(queue, any_index());
+            break;
+        case 4:
+        case 5:
+        case 6:
+            indirect_table(queue);
+            break;
+        case 7:
+            queue->used.ring[below(kQueueSize)].id = (u32)next();
+            break;
+        default:
+            wrong_descriptor(descriptor);
+            publish(queue, (u16)(descriptor - queue->descriptors));
     }
 }
 static void in_memory(struct device* device) {
@@ -142,10 +167,19 @@ static void in_memory(struct device* device) {
         return;
     }
     switch (below(16)) {
-        case 0: queue->available.flags = (u16)next() & 1; break;
-        case 1: queue->available.event = (u16)next(); break;
-        case 2: case 3: case 4: *(u64*)(kArena + below(kArenaEnd - kArena - 8)) = next(); break;
-        default: right_request(device, number);
+        case 0:
+            queue->available.flags = (u16)next() & 1;
+            break;
+        case 1:
+            queue->available.event = (u16)next();
+            break;
+        case 2:
+        case 3:
+        case 4:
+            *(u64*)(kArena + below(kArenaEnd - kArena - 8)) = next();
+            break;
+        default:
+            right_request(device, number);
     }
 }
 
@@ -153,10 +187,17 @@ static void in_memory(struct device* device) {
 
 static void access(u64 at, int write, u64 value) {
     switch (next() >> 62) {
-        case 0: write ? put8(at, (u8)value) : (void)get8(at); break;
-        case 1: write ? put16(at, (u16)value) : (void)get16(at); break;
-        case 2: write ? put32(at, (u32)value) : (void)get32(at); break;
-        default: write ? put64(at, value) : (void)get64(at);
+        case 0:
+            write ? put8(at, (u8)value) : (void)get8(at);
+            break;
+        case 1:
+            write ? put16(at, (u16)value) : (void)get16(at);
+            break;
+        case 2:
+            write ? put32(at, (u32)value) : (void)get32(at);
+            break;
+        default:
+            write ? put64(at, value) : (void)get64(at);
     }
 }
 static void any_port(void) {
@@ -165,12 +206,24 @@ static void any_port(void) {
     if (port >= kSleepControl - 4 && port <= kSleepControl + 8)
         return;
     switch (below(8)) {
-        case 0: __asm__ volatile("outb %b0, %1" ::"a"(value), "d"(port)); break;
-        case 1: __asm__ volatile("outw %w0, %1" ::"a"(value), "d"(port)); break;
-        case 2: __asm__ volatile("outl %0, %1" ::"a"(value), "d"(port)); break;
-        case 3: __asm__ volatile("inb %1, %b0" : "=a"(value) : "d"(port)); break;
-        case 4: __asm__ volatile("inw %1, %w0" : "=a"(value) : "d"(port)); break;
-        case 5: __asm__ volatile("inl %1, %0" : "=a"(value) : "d"(port)); break;
+        case 0:
+            __asm__ volatile("outb %b0, %1" ::"a"(value), "d"(port));
+            break;
+        case 1:
+            __asm__ volatile("outw %w0, %1" ::"a"(value), "d"(port));
+            break;
+        case 2:
+            __asm__ volatile("outl %0, %1" ::"a"(value), "d"(port));
+            break;
+        case 3:
+            __asm__ volatile("inb %1, %b0" : "=a"(value) : "d"(port));
+            break;
+        case 4:
+            __asm__ volatile("inw %1, %w0" : "=a"(value) : "d"(port));
+            break;
+        case 5:
+            __asm__ volatile("inl %1, %0" : "=a"(value) : "d"(port));
+            break;
         default: {
             u64 from = kArena, count = below(64);
             __asm__ volatile("rep outsb" : "+S"(from), "+c"(count) : "d"(port) : "memory");
@@ -190,7 +243,8 @@ static void any_hole(void) {
     int lapic = at >= kLapic - 8 && at < kLapic + 4096;
     access(at, !lapic && (next() & 1), next());
 }
-/* Configuration space of any device, the BARs too, which then lie anywhere; begin() puts ours back. */
+/* Configuration space of any device, the BARs too, which then lie anywhere; begin() puts ours back.
+ */
 static void any_configuration(struct device* device) {
     u64 slot = next() >> 62 ? device->config : kEcam + (below(32) << 15);
     u64 at = slot + (next() >> 62 ? below(256) : below(4096));
@@ -199,21 +253,46 @@ static void any_configuration(struct device* device) {
 }
 static void in_registers(struct device* device) {
     switch (below(32)) {
-        case 0: access(device->bar + below(0x38), next() & 1, next()); break;
-        case 1: access(device->bar + kDeviceConfig + below(64), next() & 1, next()); break;
-        case 2: any_vector(device); break;
-        case 3: access(device->bar + below(kBarBytes), next() >> 62 == 0, next()); break;
-        case 4: any_configuration(device); break;
-        case 5: case 6: any_hole(); break;
-        case 7: case 8: case 9: any_port(); break;
-        case 10: put8(device->bar + kStatus, (u8)next()); break;
-        case 11: put32(device->bar + kDriverFeature, (u32)next()); break;
-        case 12: (void)get8(device->bar + kIsr); break;
-        default: put16(device->bar + kNotify, (u16)below(device->queues + 1));
+        case 0:
+            access(device->bar + below(0x38), next() & 1, next());
+            break;
+        case 1:
+            access(device->bar + kDeviceConfig + below(64), next() & 1, next());
+            break;
+        case 2:
+            any_vector(device);
+            break;
+        case 3:
+            access(device->bar + below(kBarBytes), next() >> 62 == 0, next());
+            break;
+        case 4:
+            any_configuration(device);
+            break;
+        case 5:
+        case 6:
+            any_hole();
+            break;
+        case 7:
+        case 8:
+        case 9:
+            any_port();
+            break;
+        case 10:
+            put8(device->bar + kStatus, (u8)next());
+            break;
+        case 11:
+            put32(device->bar + kDriverFeature, (u32)next());
+            break;
+        case 12:
+            (void)get8(device->bar + kIsr);
+            break;
+        default:
+            put16(device->bar + kNotify, (u16)below(device->queues + 1));
     }
 }
 
-/* --- A device as its driver begins with it (virtio 1.2 §3.1.1), but for the features that it takes. */
+/* --- A device as its driver begins with it (virtio 1.2 §3.1.1), but for the features that it
+ * takes. */
 
 static void begin(struct device* device) {
     device->care = (u16)(2 + 4 * below(3));
@@ -239,8 +318,9 @@ static void begin(struct device* device) {
         put16(device->bar + kQueueSizeRegister, kQueueSize);
         put16(device->bar + kQueueVector, number + 1);
         for (u32 part = 0; part < 3; part++) {
-            u64 at = part == 0 ? (u64)queue->descriptors
-                     : part == 1 ? (u64)&queue->available : (u64)&queue->used;
+            u64 at = part == 0   ? (u64)queue->descriptors
+                     : part == 1 ? (u64)&queue->available
+                                 : (u64)&queue->used;
             put32(device->bar + kQueueParts + part * 8, (u32)at);
             put32(device->bar + kQueueParts + part * 8 + 4, 0);
         }

@@ -15,34 +15,75 @@ enum { kQueueSize = 64, kQueuesMax = 8, kVectorsMax = 16 };
 enum { kRound = 8192, kLook = 1024 };
 /* Registers in BAR 0 (virtio 1.2 §4.1.4.3). */
 enum {
-    kFeatureSelect = 0, kFeatures = 4, kDriverFeatureSelect = 8, kDriverFeature = 12,
-    kNumQueues = 0x12, kStatus = 0x14, kQueueSelect = 0x16, kQueueSizeRegister = 0x18,
-    kQueueVector = 0x1A, kQueueEnable = 0x1C, kQueueParts = 0x20,
-    kIsr = 0x1000, kDeviceConfig = 0x2000, kNotify = 0x3000, kMsixTable = 0x4000, kBarBytes = 0x8000,
+    kFeatureSelect = 0,
+    kFeatures = 4,
+    kDriverFeatureSelect = 8,
+    kDriverFeature = 12,
+    kNumQueues = 0x12,
+    kStatus = 0x14,
+    kQueueSelect = 0x16,
+    kQueueSizeRegister = 0x18,
+    kQueueVector = 0x1A,
+    kQueueEnable = 0x1C,
+    kQueueParts = 0x20,
+    kIsr = 0x1000,
+    kDeviceConfig = 0x2000,
+    kNotify = 0x3000,
+    kMsixTable = 0x4000,
+    kBarBytes = 0x8000,
 };
 enum { kSerial = 0x3F8, kSleepControl = 0x600, kPowerOff = 5 << 2 | 1 << 5 };
 static const u64 kCommandLine = 0x2000, kHole = 0xC0000000, kEcam = 0xE0000000, kLapic = 0xFEE00000;
 /* Of 64 MiB the last 32 are the arena; queues lie below it. */
 static const u64 kRamEnd = 64 << 20, kArena = 32 << 20, kArenaEnd = 64 << 20;
 
-struct descriptor { u64 address; u32 length; u16 flags, next; };
+struct descriptor {
+    u64 address;
+    u32 length;
+    u16 flags, next;
+};
 struct queue {
     struct descriptor descriptors[kQueueSize] __attribute__((aligned(4096)));
-    struct { u16 flags, index, ring[kQueueSize], event; } available __attribute__((aligned(2048)));
-    struct { u16 flags, index; struct { u32 id, length; } ring[kQueueSize]; u16 event; } used
-        __attribute__((aligned(1024)));
+    struct {
+        u16 flags, index, ring[kQueueSize], event;
+    } available __attribute__((aligned(2048)));
+    struct {
+        u16 flags, index;
+        struct {
+            u32 id, length;
+        } ring[kQueueSize];
+        u16 event;
+    } used __attribute__((aligned(1024)));
 };
 static struct queue queues[kQueuesMax];
 
-static u8 get8(u64 at) { return *(volatile u8*)at; }
-static u16 get16(u64 at) { return *(volatile u16*)at; }
-static u32 get32(u64 at) { return *(volatile u32*)at; }
-static u64 get64(u64 at) { return *(volatile u64*)at; }
-static void put8(u64 at, u8 value) { *(volatile u8*)at = value; }
-static void put16(u64 at, u16 value) { *(volatile u16*)at = value; }
-static void put32(u64 at, u32 value) { *(volatile u32*)at = value; }
-static void put64(u64 at, u64 value) { *(volatile u64*)at = value; }
-static void out(u16 port, u8 value) { __asm__ volatile("outb %0, %1" ::"a"(value), "d"(port)); }
+static u8 get8(u64 at) {
+    return *(volatile u8*)at;
+}
+static u16 get16(u64 at) {
+    return *(volatile u16*)at;
+}
+static u32 get32(u64 at) {
+    return *(volatile u32*)at;
+}
+static u64 get64(u64 at) {
+    return *(volatile u64*)at;
+}
+static void put8(u64 at, u8 value) {
+    *(volatile u8*)at = value;
+}
+static void put16(u64 at, u16 value) {
+    *(volatile u16*)at = value;
+}
+static void put32(u64 at, u32 value) {
+    *(volatile u32*)at = value;
+}
+static void put64(u64 at, u64 value) {
+    *(volatile u64*)at = value;
+}
+static void out(u16 port, u8 value) {
+    __asm__ volatile("outb %0, %1" ::"a"(value), "d"(port));
+}
 
 static void clear(void* at, u64 bytes) {
     __asm__ volatile("rep stosb" : "+D"(at), "+c"(bytes) : "a"(0) : "memory");
