@@ -70,6 +70,7 @@ int run(int argc, char** argv) {
     add_image(app, context);
     add_template(app, context);
     add_sandbox(app, context);
+    add_update(app, context);
     add_pool(app, context);
     add_process(app, context);
     add_context(app, context);

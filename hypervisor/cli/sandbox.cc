@@ -5,7 +5,9 @@
 #include <optional>
 
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/cli/network.h"
 #include "hypervisor/jail/cgroup.h"
+#include "hypervisor/sandbox/network_json.h"
 #include "hypervisor/sandbox/vmm_client.h"
 
 namespace spore::cli {
@@ -30,6 +32,8 @@ nlohmann::json to_json(const CreatedSandbox& created) {
                                  {"b2", created.boundaries.b2_us},
                                  {"b3", created.boundaries.b3_us}};
     document["source"] = source_name(created.source);
+    if (created.info.record.network)
+        document["network"] = spore::to_json(*created.info.record.network);
     for (const StageTime& stage : created.stages)
         document["stages_us"].push_back({stage.name, stage.end_us});
     return document;
@@ -109,6 +113,8 @@ Status list_all(Context& context) {
         for (const SandboxInfo& info : sandboxes) {
             document.push_back(to_json(info));
             document.back()["jail"] = jail_of(home, info);
+            document.back()["network"] =
+                network_of(info.record, run_directory(home, info.record.id));
         }
         print_json(document);
         return {};
@@ -156,6 +162,7 @@ void add_sandbox(CLI::App& app, Context& context) {
                         "NAME=VALUE for every command in it; repeatable");
     command->add_option("--label", options->labels, "NAME=VALUE to find it by; repeatable");
     command->add_option("--owner", options->spec.owner, "whose it is");
+    add_network_options(command, options->spec.network);
     command->add_flag("--cold", options->spec.cold,
                       "start from nothing, though clones may wait (spore pool)");
     command->add_flag("--stages", options->spec.stage_times,

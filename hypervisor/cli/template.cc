@@ -2,6 +2,8 @@
 
 #include "hypervisor/base/parse_size.h"
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/cli/network.h"
+#include "hypervisor/sandbox/network_json.h"
 #include "hypervisor/sandbox/template_check.h"
 
 namespace spore::cli {
@@ -19,6 +21,7 @@ nlohmann::json to_json(const TemplateInfo& info) {
             {"cpus", info.cpus},
             {"disk_bytes", info.disk_bytes},
             {"prepare", info.prepare},
+            {"network", info.network ? spore::to_json(*info.network) : nlohmann::json(nullptr)},
             {"memory_image_bytes", info.memory_image_bytes},
             {"disk_layer_bytes", info.disk_layer_bytes},
             {"directory", info.directory.string()}};
@@ -102,6 +105,12 @@ void add_template(CLI::App& app, Context& context) {
     command->add_option("--kernel", options->spec.kernel, "stock, tuned, or a kernel file (stock)");
     command->add_option("--cpu-template", options->spec.cpu_template,
                         "CPU features of this template and its clones: host, baseline (host)");
+    add_network_options(command, options->spec.network);
+    command->get_option("--network")
+        ->description(
+            "give clones a network card, whose network can be another, and the commands of "
+            "--prepare "
+            "this one: egress, open; none: no card (none)");
     command
         ->add_option("--prepare", options->spec.prepare,
                      "a shell command to run in the guest before the snapshot; repeatable")

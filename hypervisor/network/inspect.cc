@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <mutex>
+
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/namespace.h"
 #include "hypervisor/network/network_files.h"
@@ -42,14 +44,24 @@ Result<std::string> listing(const std::vector<std::string>& tables) {
     return text;
 }
 
-// How `rules` look once they are loaded.
+// How `rules` look once they are loaded. Most sandboxes have the same.
 Result<std::string> expected(const std::string& rules, const std::vector<std::string>& tables) {
-    return in_namespace(-1, [&]() -> Result<std::string> {
+    static std::mutex mutex;
+    static std::string last_rules, last_listing;
+    std::scoped_lock lock(mutex);
+    if (rules == last_rules)
+        return last_listing;
+    auto listed = in_namespace(-1, [&]() -> Result<std::string> {
         // The rules of the tap need one of its name; what is behind it does not matter.
         TRY(TRY(RouteSocket::open()).make_pair(net::kTap, "peer", TRY(own_namespace()).get()));
         TRY(run_nft(rules));
         return listing(tables);
     });
+    if (listed) {
+        last_rules = rules;
+        last_listing = *listed;
+    }
+    return listed;
 }
 
 std::string first_difference(const std::string& is, const std::string& should) {
@@ -77,6 +89,11 @@ bool is_up(const std::string& link) {
 
 stdfs::path host_listing() {
     return stdfs::path(net::kDirectory) / ".host-rules";
+}
+
+// The generation of the host's rules at which its table was as it should be.
+stdfs::path host_generation() {
+    return stdfs::path(net::kDirectory) / ".host-generation";
 }
 
 // One at a time loads the host's table and writes down how it looks.
@@ -137,12 +154,22 @@ Status check_host_rules() {
 }
 
 Status ensure_host_rules() {
+    // Nobody has changed any since they were as they should be: on every request's path.
+    auto generation = ruleset_generation();
+    auto known = read_whole(host_generation());
+    if (generation && known && *known == std::to_string(*generation))
+        return {};
     UniqueFd lock = TRY(lock_host_rules());
     auto should = read_whole(host_listing());
-    if (should && TRY(listing(host_tables())) == *should)
-        return {};
-    TRY(run_nft(host_rules()));
-    return replace_file(host_listing(), TRY(listing(host_tables())));
+    // Told before it is looked at: a change in between makes it an old one.
+    generation = ruleset_generation();
+    if (!should || TRY(listing(host_tables())) != *should) {
+        TRY(run_nft(host_rules()));
+        return replace_file(host_listing(), TRY(listing(host_tables())));
+    }
+    if (generation)
+        TRY(replace_file(host_generation(), std::to_string(*generation)));
+    return {};
 }
 
 Status check_host_network() {

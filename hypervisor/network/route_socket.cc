@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <libmnl/libmnl.h>
 #include <linux/if_link.h>
+#include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/rtnetlink.h>
@@ -10,6 +11,8 @@
 #include <net/if.h>
 #include <netinet/ether.h>
 #include <sys/socket.h>
+
+#include <optional>
 
 namespace spore {
 
@@ -161,6 +164,32 @@ Status RouteSocket::remove(const std::string& name) {
     Message<ifinfomsg> message(RTM_DELLINK, 0);
     message.payload->ifi_index = TRY(index_of(name));
     return exchange(message.header, "removing interface '" + name + "'");
+}
+
+Result<uint32_t> ruleset_generation() {
+    UniqueFd socket = TRY(open_netlink(NETLINK_NETFILTER));
+    Message<nfgenmsg> message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0);
+    message.header->nlmsg_flags = NLM_F_REQUEST;
+    message.payload->nfgen_family = AF_UNSPEC;
+    if (::send(socket.get(), message.header, message.header->nlmsg_len, 0) < 0)
+        return fail_errno("nftables: its generation");
+    alignas(nlmsghdr) char buffer[8192];
+    ssize_t got = ::recv(socket.get(), buffer, sizeof(buffer), 0);
+    if (got < 0)
+        return fail_errno("nftables: its generation");
+    auto* reply = reinterpret_cast<nlmsghdr*>(buffer);
+    if (!::mnl_nlmsg_ok(reply, static_cast<int>(got)) ||
+        reply->nlmsg_type != (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN))
+        return fail(Code::host_unsupported, "nftables: this kernel tells no generation");
+    std::optional<uint32_t> generation;
+    auto keep = [](const nlattr* attribute, void* found) {
+        if (::mnl_attr_get_type(attribute) == NFTA_GEN_ID)
+            *static_cast<std::optional<uint32_t>*>(found) = ntohl(::mnl_attr_get_u32(attribute));
+        return MNL_CB_OK;
+    };
+    if (::mnl_attr_parse(reply, sizeof(nfgenmsg), keep, &generation) >= 0 && generation)
+        return *generation;
+    return fail(Code::host_unsupported, "nftables: this kernel tells no generation");
 }
 
 Status flush_connections() {

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "hypervisor/base/deadline.h"
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/handover.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
@@ -121,6 +122,11 @@ Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, const C
     files.disks.emplace_back(::open(disk.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!files.disks.back())
         return fail_errno(disk.string());
+    if (template_.network) {
+        files.networks.push_back(
+            TRY(make_network(directory, TRY(complete_policy(*template_.network)))));
+        files.taps = 1;
+    }
     files.lease.reset(::fcntl(lease_read_.get(), F_DUPFD_CLOEXEC, 0));
     int ends[2];
     if (!files.lease || ::pipe2(ends, O_CLOEXEC) != 0)

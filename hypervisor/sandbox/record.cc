@@ -7,6 +7,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "hypervisor/sandbox/network_json.h"
+
 namespace spore {
 
 namespace {
@@ -25,6 +27,8 @@ SandboxRecord parse_record(const nlohmann::json& document) {
     record.labels = document.at("labels").get<std::map<std::string, std::string>>();
     record.environment = document.at("environment").get<std::map<std::string, std::string>>();
     record.owner = document.at("owner").get<std::string>();
+    if (document.contains("network"))
+        record.network = words_of(document["network"]);
     return record;
 }
 
@@ -53,6 +57,8 @@ Status save_record(const std::filesystem::path& directory, const SandboxRecord& 
                                {"labels", record.labels},
                                {"environment", record.environment},
                                {"owner", record.owner}};
+    if (record.network)
+        document["network"] = to_json(*record.network);
     std::filesystem::path beside = directory / (std::string(kRecordFile) + ".new");
     std::string text = document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     TRY(write_whole(beside, text + "\n"));

@@ -18,6 +18,7 @@
 
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
+#include "hypervisor/network/policy.h"
 #include "hypervisor/sandbox/vmm_process.h"
 
 namespace spore {
@@ -32,6 +33,7 @@ struct SandboxRecord {
     std::map<std::string, std::string> labels;
     std::map<std::string, std::string> environment;
     std::string owner;
+    std::optional<NetworkWords> network;  // if it has a card
 };
 
 // Puts the record into the sandbox's directory, whole or not at all.

@@ -19,6 +19,7 @@ struct SandboxSpec {
     std::map<std::string, std::string> environment;
     std::map<std::string, std::string> labels;
     std::string owner;
+    NetworkWords network;
     bool cold = false;                        // take none of the template's pool
     bool stage_times = false;                 // note where the time goes
     std::chrono::milliseconds limit{60'000};  // for all of it, but for checking a template's files

@@ -8,6 +8,7 @@
 
 #include "hypervisor/base/clock.h"
 #include "hypervisor/base/stage_timer.h"
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/handover.h"
 #include "hypervisor/sandbox/host_mark.h"
@@ -57,8 +58,13 @@ int64_t us_between(uint64_t begun_ns, uint64_t ns) {
 // One create_sandbox() under way. What it has made goes with it, unless it was finished.
 class Creation {
   public:
-    Creation(const Home& home, const SandboxSpec& spec, Clock::time_point deadline)
-        : home_(home), spec_(spec), deadline_(deadline), begun_ns_(monotonic_ns()) {
+    Creation(const Home& home, const SandboxSpec& spec, const NetworkPolicy& policy,
+             Clock::time_point deadline)
+        : home_(home),
+          spec_(spec),
+          policy_(policy),
+          deadline_(deadline),
+          begun_ns_(monotonic_ns()) {
         if (spec.stage_times)
             stages_.start();
     }
@@ -139,6 +145,12 @@ class Creation {
             arguments.push_back(word);
         if (spec_.stage_times)
             arguments.push_back("--stage-times");
+        UniqueFd tap;
+        if (source.network) {
+            tap = TRY(make_network(directory_, policy_));
+            std::ranges::copy(card_arguments(false), std::back_inserter(arguments));
+            stages_.mark("network");
+        }
         bool cpu_checked = has_run_here(source.directory);
         if (cpu_checked)
             arguments.push_back("--cpu-checked");
@@ -146,8 +158,8 @@ class Creation {
         auto spot = CgroupSpot::make(directory_);
         stages_.mark("cgroup");
         process_ = TRY(start_sealed(home_, spec_.template_name, check_progress(), [&] {
-            return start_vmm(program, arguments, directory_, directory_ / "vmm.log", deadline_, -1,
-                             &spot);
+            return start_vmm(program, arguments, directory_, directory_ / "vmm.log", deadline_,
+                             tap.get(), &spot);
         }));
         // Without the note the next clone compares again; no reason to fail this one.
         if (auto noted = cpu_checked ? Status() : note_run_here(source.directory); !noted)
@@ -180,10 +192,25 @@ class Creation {
                                   : TRY(connect_agent(directory_, deadline_));
         TRY(agent.send_identity(TRY(make_identity(spec_))));
         stages_.mark("send");
+        TRY(open_network());
         TRY(agent.confirm_identity(deadline_));
         stages_.mark("confirmed");
         b3_us_ = (monotonic_ns() - begun_ns_) / 1000;
         return agent;
+    }
+
+    // While the guest takes its identity; before that it runs nothing that could use it.
+    Status open_network() {
+        if (policy_.mode == NetworkMode::none)
+            return {};  // its gate is closed as it was made
+        if (!has_network(directory_))
+            return fail(Code::invalid_argument,
+                        "network '" + spec_.network.mode + "': template '" + spec_.template_name +
+                            "' was made without a network card; make it with spore template "
+                            "create --network egress");
+        TRY(apply_policy(directory_, policy_));
+        stages_.mark("open");
+        return {};
     }
 
     Result<SandboxInfo> write_down() {
@@ -196,6 +223,8 @@ class Creation {
         record.environment = spec_.environment;
         record.owner = spec_.owner;
         record.process = process_;
+        if (has_network(directory_))
+            record.network = spec_.network;
         TRY(save_record(directory_, record));
         stages_.mark("record");
         finished_ = true;
@@ -213,6 +242,7 @@ class Creation {
 
     const Home& home_;
     const SandboxSpec& spec_;
+    const NetworkPolicy& policy_;
     Clock::time_point deadline_;
     uint64_t begun_ns_;
     StageTimer stages_;
@@ -254,7 +284,8 @@ Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& reque
         spec.id = TRY(random_name());
     TRY(check_name("sandbox", spec.id));
     TRY(check_name("template", spec.template_name));
-    auto create = [&] { return Creation(home, spec, deadline).run(); };
+    auto policy = TRY(complete_policy(spec.network));
+    auto create = [&] { return Creation(home, spec, policy, deadline).run(); };
     auto made = create();
     if (!made && made.error().code == Code::already_exists) {
         // Or it is what is left of one whose creator died.

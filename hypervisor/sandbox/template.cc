@@ -8,7 +8,9 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/network_json.h"
 #include "hypervisor/sandbox/pool.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/template_files.h"
@@ -72,6 +74,15 @@ std::vector<std::string> vmm_arguments(const TemplateSpec& spec, uint64_t disk_b
             kControlName,
             "--serial",
             "file:" + (draft.directory() / "console.log").string()};
+}
+
+// Of a template with a card while its commands run; each clone gets one of its own.
+AgentIdentity preparing_identity() {
+    AgentIdentity identity;
+    identity.hostname = "template";
+    identity.machine_id = std::string(32, '0');
+    identity.network = card_settings();
+    return identity;
 }
 
 // The last lines of a text file, for an error's sake.
@@ -140,6 +151,8 @@ json to_json(const TemplateInfo& info) {
     if (info.agent)
         document["agent"] = {{"protocol", info.agent->protocol},
                              {"last_stream", info.agent->last_stream}};
+    if (info.network)
+        document["network"] = to_json(*info.network);
     document[kChecksum] = checksum_of(document);
     return document;
 }
@@ -171,6 +184,7 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
         return fail(Code::already_exists, "template '" + spec.name + "': exists already");
     auto image = TRY(load_image(home, spec.image));
     auto files = TRY(boot_files(image, spec.kernel));
+    auto policy = TRY(complete_policy(spec.network));
     auto program = TRY(Home::program("spore-vmm"));
     auto draft = TRY(TemplateDraft::begin(home, spec.name));
     TRY(draft.take_base(image.rootfs, progress));
@@ -182,8 +196,14 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
 
     progress("booting " + spec.kernel + " kernel");
     auto boot_deadline = Clock::now() + spec.boot_limit;
-    draft.vmm = TRY(start_vmm(program, vmm_arguments(spec, disk_bytes, files, draft), draft.run(),
-                              draft.directory() / "vmm.log", boot_deadline));
+    auto arguments = vmm_arguments(spec, disk_bytes, files, draft);
+    UniqueFd tap;
+    if (policy.mode != NetworkMode::none) {
+        tap = TRY(make_network(draft.directory(), policy));
+        std::ranges::copy(card_arguments(true), std::back_inserter(arguments));
+    }
+    draft.vmm = TRY(start_vmm(program, arguments, draft.run(), draft.directory() / "vmm.log",
+                              boot_deadline, tap.get()));
     auto connected = connect_agent(draft.run(), boot_deadline);
     if (!connected)
         return std::unexpected(
@@ -193,6 +213,11 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     AgentClient agent = std::move(*connected);
     progress("growing the root file system");
     TRY(agent.grow_root(boot_deadline));
+    if (tap) {
+        progress("configuring its network");
+        TRY(agent.identify(preparing_identity(), boot_deadline));
+        TRY(apply_policy(draft.directory(), policy));
+    }
     TRY(run_prepare(agent, spec, progress));
 
     progress("snapshotting");
@@ -215,11 +240,15 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     info.cpus = spec.cpus;
     info.disk_bytes = disk_bytes;
     info.prepare = spec.prepare;
+    if (tap)
+        info.network = spec.network;
     info.agent = agent.carry();
     progress("trying a clone");
     info.directory = draft.directory();
     info.base = draft.directory() / kBaseFile;
-    TRY(record_working_set(info, draft.run(), deadline));
+    TRY(record_working_set(info, draft.run(), deadline, tap.get()));
+    tap.reset();
+    TRY(remove_network(draft.directory()));
     TRY(write_text(draft.directory() / "template.json", to_json(info).dump(2) + "\n"));
     TRY(draft.publish(home, spec.name, progress));
     return load_template(home, spec.name);
@@ -258,6 +287,8 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
         info.cpus = document.at("cpus").get<uint32_t>();
         info.disk_bytes = document.at("disk_bytes").get<uint64_t>();
         info.prepare = document.at("prepare").get<std::vector<std::string>>();
+        if (document.contains("network"))
+            info.network = words_of(document["network"]);
         if (document.contains("agent"))
             info.agent = {document["agent"].at("protocol").get<uint16_t>(), info.agent_version,
                           document["agent"].at("last_stream").get<uint32_t>()};

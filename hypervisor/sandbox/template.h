@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 
+#include "hypervisor/network/policy.h"
 #include "hypervisor/sandbox/agent_client.h"
 #include "hypervisor/sandbox/image.h"
 
@@ -20,6 +21,8 @@ struct TemplateSpec {
     uint64_t disk_bytes = 1ull << 30;
     std::string cpu_template = "host";
     std::vector<std::string> prepare;  // shell commands, run in the guest as root, in this order
+    // Unless its mode is none, clones have a card, and the commands above this network.
+    NetworkWords network;
     std::chrono::seconds boot_limit{180};
     std::chrono::seconds prepare_limit{600};  // for each command
 };
@@ -35,7 +38,8 @@ struct TemplateInfo {
     uint32_t cpus = 0;
     uint64_t disk_bytes = 0;
     std::vector<std::string> prepare;
-    uint64_t memory_image_bytes = 0;  // on disk, holes not counted
+    std::optional<NetworkWords> network;  // if its clones have a card: what it was made with
+    uint64_t memory_image_bytes = 0;      // on disk, holes not counted
     uint64_t disk_layer_bytes = 0;
     std::filesystem::path directory;
     // The connection to the agent that its clones have; none in templates of Spore 0.1.

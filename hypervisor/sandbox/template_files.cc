@@ -8,6 +8,7 @@
 
 #include "hypervisor/base/limits.h"
 #include "hypervisor/base/sparse_copy.h"
+#include "hypervisor/network/sandbox_network.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/template_remains.h"
 #include "hypervisor/snapshot/seal.h"
@@ -85,8 +86,10 @@ TemplateDraft::TemplateDraft(TemplateDraft&& other) noexcept
 
 TemplateDraft::~TemplateDraft() {
     (void)kill_process(vmm, Clock::now() + std::chrono::seconds(10));
-    if (!directory_.empty())
-        (void)remove_tree(directory_);
+    if (directory_.empty())
+        return;
+    (void)remove_network(directory_);
+    (void)remove_tree(directory_);
 }
 
 Status TemplateDraft::take_base(const stdfs::path& rootfs, const Progress& progress) {

@@ -1,5 +1,6 @@
 #include "hypervisor/sandbox/template_remains.h"
 
+#include "hypervisor/network/sandbox_network.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 
@@ -15,6 +16,7 @@ Status clear_template_remains(const Home& home) {
         if (!lock)
             continue;
         TRY(end_and_remove(entry.path() / kTemplateRun));
+        TRY(remove_network(entry.path()));
         TRY(remove_tree(entry.path()));
     }
     return {};

@@ -2,6 +2,10 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
+#include <iterator>
+
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/vmm_process.h"
@@ -36,13 +40,15 @@ Status use(const TemplateInfo& draft, const Path& run, bool command, Clock::time
 
 // One clone's life in the empty directory `run`; what it has touched.
 Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool command,
-                             Clock::time_point deadline) {
+                             Clock::time_point deadline, int tap) {
     auto arguments = restore_arguments(draft, disk_layer_file(0));
     for (const char* word : {"--vsock", kVsockName, "--control", kControlName, "--serial", "none",
                              "--record-working-set", kRecord})
         arguments.push_back(word);
-    auto vmm =
-        TRY(start_vmm(TRY(Home::program("spore-vmm")), arguments, run, run / "vmm.log", deadline));
+    if (tap >= 0)
+        std::ranges::copy(card_arguments(false), std::back_inserter(arguments));
+    auto vmm = TRY(
+        start_vmm(TRY(Home::program("spore-vmm")), arguments, run, run / "vmm.log", deadline, tap));
     auto record = [&]() -> Result<WorkingSet> {
         TRY(use(draft, run, command, deadline));
         auto control = TRY(VmmClient::connect(run));
@@ -61,12 +67,13 @@ Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool co
 
 }  // namespace
 
-Status record_working_set(const TemplateInfo& draft, const Path& run, Clock::time_point deadline) {
+Status record_working_set(const TemplateInfo& draft, const Path& run, Clock::time_point deadline,
+                          int tap) {
     std::vector<WorkingSet> sets;
     for (bool command : {false, true}) {
         TRY(remove_tree(run));
         TRY(make_directory(run));
-        sets.push_back(TRY(try_clone(draft, run, command, deadline)));
+        sets.push_back(TRY(try_clone(draft, run, command, deadline, tap)));
     }
     Path path = draft.directory / kWorkingSetFile;
     UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));

@@ -11,8 +11,9 @@ namespace spore {
 
 // Clones `draft`, whose files are in its directory and which has an agent to attach to, twice: both
 // clones get an identity, one runs /bin/true. Writes the working set that comes of it beside the
-// snapshot. `run`: a directory for the clones, made anew. Errors: what create_sandbox() would say.
+// snapshot. `run`: a directory for the clones, made anew. `tap`: of a
+// template with a card, not used by another. Errors: what create_sandbox() would say.
 Status record_working_set(const TemplateInfo& draft, const std::filesystem::path& run,
-                          std::chrono::steady_clock::time_point deadline);
+                          std::chrono::steady_clock::time_point deadline, int tap = -1);
 
 }  // namespace spore

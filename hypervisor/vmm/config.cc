@@ -1,5 +1,7 @@
 #include "hypervisor/vmm/config.h"
 
+#include <charconv>
+
 #include "hypervisor/base/limits.h"
 #include "hypervisor/base/parse_size.h"
 
@@ -92,14 +94,22 @@ Result<NetworkConfig> parse_network(std::string_view text) {
         std::string value(equals == std::string_view::npos ? "" : part.substr(equals + 1));
         if (value.empty())
             return invalid("net", text, "'" + std::string(part) + "' has no value");
-        if (key == "tap")
+        if (key == "tap-fd") {
+            auto [end, error] =
+                std::from_chars(value.data(), value.data() + value.size(), network.tap_fd);
+            if (error != std::errc() || *end != '\0' || network.tap_fd < 3)
+                return invalid("net", text, "tap-fd must be the number of an open descriptor");
+            network.tap = "descriptor " + value;
+        } else if (key == "tap") {
             network.tap = value;
-        else if (key == "socket")
+        } else if (key == "socket") {
             network.socket_path = value;
-        else if (key == "mac")
+        } else if (key == "mac") {
             network.mac = value;
-        else
-            return invalid("net", text, "'" + std::string(key) + "' is not tap, socket or mac");
+        } else {
+            return invalid("net", text,
+                           "'" + std::string(key) + "' is not tap, tap-fd, socket or mac");
+        }
     }
     if (network.tap.empty() == network.socket_path.empty())
         return invalid("net", text, "needs either tap=NAME or socket=PATH");

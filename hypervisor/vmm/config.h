@@ -28,6 +28,7 @@ struct DiskConfig {
 struct NetworkConfig {
     std::string tap;          // either a tap's name,
     std::string socket_path;  // or a Unix stream socket (passt's framing)
+    int tap_fd = -1;          // or a descriptor attached to one; `tap` is then for messages
     std::string mac;          // "02:..", or empty for a random one
 };
 
@@ -55,7 +56,7 @@ Status validate(const MachineConfig& config);
 // invalid_argument.
 Result<DiskConfig> parse_disk(std::string_view text);
 
-// "tap=NAME[,mac=M]" or "socket=PATH[,mac=M]". Errors: invalid_argument.
+// "tap=NAME[,mac=M]", "tap-fd=N[,mac=M]" or "socket=PATH[,mac=M]". Errors: invalid_argument.
 Result<NetworkConfig> parse_network(std::string_view text);
 
 }  // namespace spore

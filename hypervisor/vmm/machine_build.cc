@@ -65,7 +65,7 @@ spore::Status Machine::add_devices() {
     for (const DiskConfig& disk : config_.disks)
         TRY(add_disk(disk));
     for (const NetworkConfig& network : config_.networks)
-        TRY(add_network(network, UniqueFd()));
+        TRY(add_network(network, UniqueFd(network.tap_fd)));
     if (!config_.vsock_path.empty())
         TRY(add_vsock(config_.vsock_cid, UniqueFd()));
     return plug(std::make_unique<VirtioRng>(memory_, loop_));

@@ -7,8 +7,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstdio>
+#include <vector>
 
 #include "hypervisor/base/limits.h"
 #include "hypervisor/base/one_line.h"
@@ -154,9 +154,13 @@ Result<int> run(const VmmOptions& options) {
         stages.start();
     stages.mark("main");
     // What is open from here on is ours; the jail keeps all of it.
-    if (options.jail)
-        TRY(close_inherited(std::array{STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, options.ready_fd,
-                                       options.zygote_fd}));
+    if (options.jail) {
+        std::vector<int> kept = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, options.ready_fd,
+                                 options.zygote_fd};
+        for (const NetworkConfig& network : options.machine.networks)
+            kept.push_back(network.tap_fd);
+        TRY(close_inherited(kept));
+    }
     UniqueFd ready(options.ready_fd);
     if (options.zygote_fd >= 0)
         return zygote(options, std::move(ready));

@@ -233,7 +233,8 @@ std::string_view vmm_help() {
   --disk F,layer=B[:MAP][,layer=...][,size=N]
                       copy-on-write: F takes the writes, the layers below it stay as they are
   --net tap=NAME[,mac=M] | socket=PATH[,mac=M]
-                      a network card on a tap, or on a Unix stream socket (passt)
+                      a network card on a tap (tap-fd=N: attached to descriptor N already), or on
+                      a Unix stream socket (passt)
   --io-max BYTES[,ops=N][,burst=BYTES][,ops-burst=N]
                       what each disk may do in a second, and at once after a pause
   --net-max BYTES[,packets=N][,burst=BYTES][,packets-burst=N]

@@ -183,7 +183,9 @@ Result<CloneFiles> open_clone_files(const MachineConfig& config, bool for_jail) 
     else if (!config.vsock_path.empty())
         files.vsock = TRY(bind_vsock_socket(config.vsock_path));
     for (const NetworkConfig& network : config.networks) {
-        if (!for_jail)
+        if (network.tap_fd >= 0)
+            files.network_files.emplace_back(network.tap_fd);
+        else if (!for_jail)
             files.network_files.emplace_back();
         else if (network.tap.empty())
             files.network_files.push_back(TRY(connect_net_socket(network.socket_path)));

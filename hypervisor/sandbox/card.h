@@ -1,0 +1,29 @@
+#pragma once
+
+// A guest's network card. A template is made with one or without: with one, the card is configured
+// when the template boots, alike in all guests (hypervisor/network/layout.h), and every clone has
+// it as the snapshot does, on a tap of its own.
+
+#include "hypervisor/network/sandbox_network.h"
+#include "hypervisor/sandbox/agent_client.h"
+#include "hypervisor/sandbox/home.h"
+
+namespace spore {
+
+// The policy of these words, asking this host's nameserver unless they name one. Errors:
+// invalid_argument.
+Result<NetworkPolicy> complete_policy(const NetworkWords& words);
+
+// What the agent of a template with a card is told to configure.
+AgentNetwork card_settings();
+
+// spore-vmm's options for a card on the tap that it gets as descriptor 4 (start_vmm's `extra`);
+// without a MAC it has the snapshot's.
+std::vector<std::string> card_arguments(bool with_mac);
+
+// Has a running sandbox follow `words` from here on, and writes them down. On an error in the words
+// all stays as it was; on any other nothing passes. Errors: not_found, invalid_argument (also of a
+// sandbox without a card), unavailable (another changes it just now), the host's.
+Status update_network(const Home& home, const std::string& id, const NetworkWords& words);
+
+}  // namespace spore
