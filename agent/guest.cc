@@ -136,6 +136,11 @@ Status Guest::set_environment(const wire::SetEnvironment& request) {
     return {};
 }
 
+Status Guest::set_limits(const wire::SetLimits& request) {
+    TRY(may_run());
+    return system_.limit_commands({request.processes(), request.memory_bytes()});
+}
+
 Status Guest::grow_root() {
     TRY(may_run());
     return system_.grow_root();

@@ -35,6 +35,9 @@ class Guest {
     Status grow_root();
     // All of it or, with invalid_argument, nothing.
     Status set_environment(const wire::SetEnvironment& request);
+    // Of all commands. Errors: unavailable while sealed, invalid_argument, host_unsupported.
+    Status set_limits(const wire::SetLimits& request);
+    Result<GuestUsage> usage() { return system_.usage(); }
     Status allow_power_off() { return system_.allow_power_off(); }
 
   private:

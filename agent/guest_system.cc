@@ -92,7 +92,8 @@ Status GuestSystem::reserve_processes() {
     if (most <= 2 * kReserved)
         return fail(Code::host_unsupported, "processes: this guest can have " +
                                                 std::to_string(most) + ", too few to reserve some");
-    return write_setting(std::string(kCgroup) + "/pids.max", std::to_string(most - kReserved));
+    processes_most_ = static_cast<uint32_t>(most - kReserved);
+    return limit_commands({});
 }
 
 UniqueFd GuestSystem::kernel_log() const {

@@ -24,6 +24,8 @@ class GuestSystem : public System {
     Status renew_boot_id() override;
     Status configure_network(const NetworkSettings& settings) override;
     int command_cgroup() const override { return cgroup_.get(); }
+    Status limit_commands(const CommandLimits& limits) override;
+    Result<GuestUsage> usage() override;
     UniqueFd kernel_log() const override;
     Status shed_identity() override;
     Status freeze_commands() override;
@@ -34,11 +36,13 @@ class GuestSystem : public System {
 
   private:
     Status reserve_processes();
+    Status count_memory();
     Status write_hostname_files(const std::string& hostname);
 
     UniqueFd cgroup_;
-    bool frozen_ = false;  // there were commands to freeze
-    UniqueFd boot_id_;     // the file over the kernel's, once it is bound
+    uint32_t processes_most_ = 0;  // what commands may have at most, others' reserve taken off
+    bool frozen_ = false;          // there were commands to freeze
+    UniqueFd boot_id_;             // the file over the kernel's, once it is bound
     // Of shed_identity:
     UniqueFd random_;
     std::optional<std::string> hosts_;  // hosts(5) without this machine's line

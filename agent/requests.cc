@@ -50,6 +50,21 @@ Served serve_set_environment(const Request& request) {
     return nullptr;
 }
 
+Served serve_set_limits(const Request& request) {
+    request.answer(request.server.guest().set_limits(request.body<wire::SetLimits>()));
+    return nullptr;
+}
+
+Served serve_get_usage(const Request& request) {
+    const GuestUsage usage = TRY(request.server.guest().usage());
+    request.connection.send(
+        request.stream,
+        wire::CreateUsage(request.connection.buffer(), usage.used.processes, usage.bound.processes,
+                          usage.used.memory_bytes, usage.bound.memory_bytes, usage.root_bytes,
+                          usage.root_bytes_used));
+    return nullptr;
+}
+
 using wire::Body;
 constexpr RequestKind kRequests[] = {
     {Body::Ping, serve_ping, true},
@@ -83,6 +98,8 @@ constexpr RequestKind kRequests[] = {
     {Body::SessionList, serve_session_list},
     {Body::SessionDelete, serve_session_delete},
     {Body::PortList, serve_port_list},
+    {Body::SetLimits, serve_set_limits},
+    {Body::GetUsage, serve_get_usage},
 };
 
 }  // namespace

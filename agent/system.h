@@ -16,6 +16,17 @@
 
 namespace spore {
 
+// Of all commands together; 0: the guest's own bound, or none.
+struct CommandLimits {
+    uint32_t processes = 0;
+    uint64_t memory_bytes = 0;
+};
+struct GuestUsage {
+    CommandLimits used, bound;
+    uint64_t root_bytes = 0;
+    uint64_t root_bytes_used = 0;
+};
+
 // What the guest's one network interface becomes.
 struct NetworkSettings {
     std::optional<std::array<uint8_t, 6>> mac;
@@ -49,6 +60,8 @@ class System {
     virtual Status shed_identity() = 0;
     // The control group that commands start in; -1: none.
     virtual int command_cgroup() const { return -1; }
+    virtual Status limit_commands(const CommandLimits& limits) = 0;
+    virtual Result<GuestUsage> usage() = 0;
     // Its new records, one a read(2), without blocking; none: who ran out of memory is not told.
     virtual UniqueFd kernel_log() const { return {}; }
     // Not one command runs an instruction between these two.
@@ -72,6 +85,8 @@ class DetachedSystem : public System {
     Status renew_boot_id() override { return refuse("boot ID"); }
     Status configure_network(const NetworkSettings&) override { return refuse("network"); }
     Status shed_identity() override { return refuse("snapshot"); }
+    Status limit_commands(const CommandLimits&) override { return refuse("limits"); }
+    Result<GuestUsage> usage() override { return std::unexpected(refuse("usage").error()); }
     Status freeze_commands() override { return refuse("snapshot"); }
     Status thaw_commands() override { return refuse("thawing commands"); }
     Status sync_disks() override { return refuse("sync"); }

@@ -18,4 +18,25 @@ inline constexpr uint64_t kBurstDivisor = 10;
 inline constexpr uint64_t kBurstBytesLeast = 256 * kKiB;
 inline constexpr uint64_t kBurstOperationsLeast = 16;
 
+// Of a processor. Less, and a command's start takes many periods; a quota is 1 ms at least for
+// Linux.
+inline constexpr uint32_t kCpuMaxMillisMin = 50;
+inline constexpr uint32_t kCpuPeriodUs = 20'000;
+static_assert(uint64_t{kCpuPeriodUs} * kCpuMaxMillisMin / 1000 >= 1000);
+inline constexpr uint32_t kCpuWeightMax = 10'000;  // cgroup v2's
+inline constexpr uint32_t kCpuWeightDefault = 100;
+
+// A guest's memory that is limited below its size: what its kernel and agent have, and what is left
+// to commands at the least.
+inline constexpr uint64_t kGuestOwnBytes = 48 * kMiB;
+inline constexpr uint64_t kMemoryMaxMin = 64 * kMiB;
+static_assert(kMemoryMaxMin > kGuestOwnBytes + 8 * kMiB);
+
+// Processes of commands: a shell with a pipe or two needs some; the guest's own bound is the most.
+inline constexpr uint32_t kPidsMaxMin = 8;
+inline constexpr uint32_t kPidsMaxMax = 4'194'304;  // Linux's PID_MAX_LIMIT
+
+// spore-vmm beside its guest's memory, before what grows with that and with the disk.
+inline constexpr uint64_t kVmmOwnBytes = 48 * kMiB;
+
 }  // namespace spore::limits

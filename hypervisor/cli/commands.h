@@ -24,6 +24,7 @@ void add_image(CLI::App& app, Context& context);
 void add_template(CLI::App& app, Context& context);
 void add_sandbox(CLI::App& app, Context& context);  // create, list, destroy
 void add_update(CLI::App& app, Context& context);
+void add_stats(CLI::App& app, Context& context);
 void add_pool(CLI::App& app, Context& context);
 void add_process(CLI::App& app, Context& context);
 void add_context(CLI::App& app, Context& context);

@@ -71,6 +71,7 @@ int run(int argc, char** argv) {
     add_template(app, context);
     add_sandbox(app, context);
     add_update(app, context);
+    add_stats(app, context);
     add_pool(app, context);
     add_process(app, context);
     add_context(app, context);

@@ -1,4 +1,4 @@
-// --network and what belongs to it; spore update
+// --network and what belongs to it
 
 #include "hypervisor/cli/network.h"
 
@@ -45,36 +45,6 @@ nlohmann::json network_of(const SandboxRecord& record, const std::filesystem::pa
     if (!report->intact)
         document["why"] = report->what_changed;
     return document;
-}
-
-namespace {
-
-struct UpdateOptions {
-    std::string id;
-    NetworkWords words;
-};
-
-Status update(Context& context, const UpdateOptions& options) {
-    auto home = TRY(Home::open());
-    TRY(update_network(home, options.id, options.words));
-    if (!context.globals.json)
-        return {};
-    auto info = TRY(find_sandbox(home, options.id));
-    print_json({{"id", options.id},
-                {"network", network_of(info.record, run_directory(home, options.id))}});
-    return {};
-}
-
-}  // namespace
-
-void add_update(CLI::App& app, Context& context) {
-    auto options = std::make_shared<UpdateOptions>();
-    CLI::App* command = app.add_subcommand(
-        "update", "change what a running sandbox may reach, for its open connections too");
-    command->add_option("id", options->id, "its name")->required();
-    add_network_options(command, options->words);
-    command->get_option("--network")->required();
-    on_chosen(command, context, [&context, options] { return update(context, *options); });
 }
 
 }  // namespace spore::cli

@@ -6,6 +6,7 @@
 
 #include "hypervisor/cli/commands.h"
 #include "hypervisor/cli/network.h"
+#include "hypervisor/cli/quota_options.h"
 #include "hypervisor/jail/cgroup.h"
 #include "hypervisor/sandbox/network_json.h"
 #include "hypervisor/sandbox/vmm_client.h"
@@ -34,6 +35,8 @@ nlohmann::json to_json(const CreatedSandbox& created) {
     document["source"] = source_name(created.source);
     if (created.info.record.network)
         document["network"] = spore::to_json(*created.info.record.network);
+    document["limits"] = quotas_json(created.info.record.quotas);
+    document["not_enforced"] = unenforced_json(created.unenforced);
     for (const StageTime& stage : created.stages)
         document["stages_us"].push_back({stage.name, stage.end_us});
     return document;
@@ -74,6 +77,7 @@ nlohmann::json jail_of(const Home& home, const SandboxInfo& info) {
 
 struct CreateOptions {
     SandboxSpec spec;
+    QuotaWords quotas;
     std::vector<std::string> environment;
     std::vector<std::string> labels;
     std::string limit = "60s";
@@ -82,6 +86,7 @@ struct CreateOptions {
 Status create(Context& context, CreateOptions& options) {
     options.spec.environment = TRY(parse_pairs("env", options.environment));
     options.spec.labels = TRY(parse_pairs("label", options.labels));
+    options.spec.quotas = TRY(with_words({}, options.quotas));
     options.spec.limit = TRY(parse_duration("timeout", options.limit));
     std::optional<ProgressLine> line;
     options.spec.progress = [&](const std::string& text) {
@@ -95,6 +100,7 @@ Status create(Context& context, CreateOptions& options) {
     auto created = TRY(std::move(made));
     if (!context.globals.json) {
         std::printf("%s\n", created.info.record.id.c_str());
+        warn_unenforced(created.info.record.id, created.unenforced);
         return {};
     }
     // The sandbox is there, whether its VMM tells of its times or not.
@@ -163,6 +169,7 @@ void add_sandbox(CLI::App& app, Context& context) {
     command->add_option("--label", options->labels, "NAME=VALUE to find it by; repeatable");
     command->add_option("--owner", options->spec.owner, "whose it is");
     add_network_options(command, options->spec.network);
+    add_quota_options(*command, options->quotas);
     command->add_flag("--cold", options->spec.cold,
                       "start from nothing, though clones may wait (spore pool)");
     command->add_flag("--stages", options->spec.stage_times,

@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t kOwnEntropyBytes = 64;
 constexpr uint16_t kSetClockProtocol = 2;  // schema/agent.fbs
+constexpr uint16_t kLimitsProtocol = 3;
 // How far behind a clone's clock may be: rare, or a busy host would have an exchange more to do.
 constexpr std::chrono::milliseconds kClockErrorMax{250};
 constexpr int kClockTries = 3;
@@ -34,6 +35,16 @@ flatbuffers::Offset<wire::Network> encode(flatbuffers::FlatBufferBuilder& buffer
     const auto gateway = buffer.CreateString(network.gateway);
     const auto dns = buffer.CreateVectorOfStrings(network.dns);
     return wire::CreateNetwork(buffer, mac, address, network.prefix_bits, gateway, dns);
+}
+
+// An older one would not know what it is asked.
+Status knows_limits(const AgentInfo& agent) {
+    if (agent.protocol >= kLimitsProtocol)
+        return {};
+    return fail(Code::version_mismatch,
+                "agent " + agent.version + ": speaks protocol version " +
+                    std::to_string(agent.protocol) + ", limits need version " +
+                    std::to_string(kLimitsProtocol) + ": make the template anew");
 }
 
 }  // namespace
@@ -93,6 +104,8 @@ Status AgentClient::identify(const AgentIdentity& identity, Deadline deadline) {
 }
 
 Status AgentClient::send_identity(const AgentIdentity& identity) {
+    if (identity.limits)
+        TRY(knows_limits(wire_->info));
     std::vector<std::byte> entropy = identity.entropy;
     if (entropy.empty()) {
         entropy.resize(kOwnEntropyBytes);
@@ -113,6 +126,12 @@ Status AgentClient::send_identity(const AgentIdentity& identity) {
     TRY(wire_->send(stream, wire::CreateIdentity(buffer, hostname, machine_id, bytes, now, network,
                                                  environment)));
     wire_->identity_stream = stream;
+    if (identity.limits) {
+        wire_->limits_stream = wire_->open_stream();
+        TRY(wire_->send(wire_->limits_stream,
+                        wire::CreateSetLimits(buffer, identity.limits->processes,
+                                              identity.limits->memory_bytes)));
+    }
     // A time of the caller's own is not put right.
     wire_->identity_sent = identity.wall_clock_ns == 0 ? Deadline::clock::now() : Deadline::max();
     return wire_->write();
@@ -123,6 +142,8 @@ Status AgentClient::confirm_identity(Deadline deadline) {
     assert(wire_->identity_stream != 0);
     TRY(wire_->answer(std::exchange(wire_->identity_stream, 0), deadline));
     wire_->info.sealed = false;
+    if (wire_->limits_stream != 0)
+        TRY(wire_->answer(std::exchange(wire_->limits_stream, 0), deadline));
     // The time in a message that waited for a busy host is of when it was sent.
     auto sent = wire_->identity_sent;
     for (int tries = 0;
@@ -158,6 +179,27 @@ uint32_t AgentClient::host_port() const {
 Status AgentClient::grow_root(Deadline deadline) {
     TRY(wire_->ask(wire::CreateGrowRoot(wire_->buffer()), deadline));
     return {};
+}
+
+Status AgentClient::set_limits(const AgentLimits& limits, Deadline deadline) {
+    TRY(knows_limits(wire_->info));
+    TRY(wire_->ask(wire::CreateSetLimits(wire_->buffer(), limits.processes, limits.memory_bytes),
+                   deadline));
+    return {};
+}
+
+Result<AgentUsage> AgentClient::usage(Deadline deadline) {
+    TRY(knows_limits(wire_->info));
+    const auto* frame = TRY(wire_->ask(wire::CreateGetUsage(wire_->buffer()), deadline));
+    const auto* usage = frame->body_as_Usage();
+    if (usage == nullptr)
+        return fail(Code::corrupt, "agent: answered something else than its usage");
+    return AgentUsage{.processes = usage->processes(),
+                      .processes_max = usage->processes_max(),
+                      .memory_bytes = usage->memory_bytes(),
+                      .memory_bytes_max = usage->memory_bytes_max(),
+                      .root_bytes = usage->root_bytes(),
+                      .root_bytes_used = usage->root_bytes_used()};
 }
 
 Status AgentClient::power_off(Deadline deadline) {

@@ -46,6 +46,19 @@ struct AgentNetwork {
     std::vector<std::string> dns;
 };
 
+// Of all commands in the guest together; 0: the guest's own bound, which for memory is none.
+struct AgentLimits {
+    uint32_t processes = 0;
+    uint64_t memory_bytes = 0;
+};
+
+// UNTRUSTED: what a guest says of itself. A bound of 0: none.
+struct AgentUsage {
+    uint32_t processes = 0, processes_max = 0;
+    uint64_t memory_bytes = 0, memory_bytes_max = 0;  // counted only where there is a bound
+    uint64_t root_bytes = 0, root_bytes_used = 0;     // of its root file system
+};
+
 // What makes a clone one of its own.
 struct AgentIdentity {
     std::string hostname;            // one label
@@ -55,6 +68,8 @@ struct AgentIdentity {
     std::optional<AgentNetwork> network;
     // Defaults of every command.
     std::vector<std::pair<std::string, std::string>> environment;
+    // Set right behind the identity, and confirmed with it.
+    std::optional<AgentLimits> limits;
 };
 
 // A terminal's size, in characters.
@@ -175,6 +190,10 @@ class AgentClient {
     uint32_t host_port() const;
     // Lets the root file system fill its disk.
     Status grow_root(Deadline deadline);
+    // Errors also: version_mismatch (the agent is older than limits), host_unsupported (the guest's
+    // kernel cannot).
+    Status set_limits(const AgentLimits& limits, Deadline deadline);
+    Result<AgentUsage> usage(Deadline deadline);
     // The guest begins to switch itself off.
     Status power_off(Deadline deadline);
     Status ping(Deadline deadline);

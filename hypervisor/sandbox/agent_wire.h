@@ -66,6 +66,7 @@ class AgentClient::Wire {
     uint32_t host_port = 0;
     uint32_t identity_stream = 0;  // of send_identity, until it is confirmed
     Deadline identity_sent;
+    uint32_t limits_stream = 0;  // of limits sent behind it; 0: none
 
   private:
     Status queue(std::span<const std::byte> frame);

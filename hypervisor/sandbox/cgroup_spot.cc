@@ -9,7 +9,7 @@ namespace spore {
 
 namespace stdfs = std::filesystem;
 
-CgroupSpot CgroupSpot::make(const stdfs::path& directory) {
+CgroupSpot CgroupSpot::make(const stdfs::path& directory, const CgroupQuotas& quotas) {
     CgroupSpot spot;
     auto made = [&]() -> Result<Cgroup> {
         spot.place_ = TRY(find_cgroup_place());
@@ -18,7 +18,9 @@ CgroupSpot CgroupSpot::make(const stdfs::path& directory) {
         ::unlink(link.c_str());  // an earlier zygote's
         if (::symlink((spot.place_->directory() / name).c_str(), link.c_str()) != 0)
             return fail_errno(link);
-        return make_cgroup(*spot.place_, name);
+        auto cgroup = TRY(make_cgroup(*spot.place_, name));
+        TRY(set_cgroup_quotas(cgroup.directory, quotas));
+        return cgroup;
     }();
     if (made) {
         spot.text_ = made->path;

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "hypervisor/jail/cgroup.h"
+#include "hypervisor/sandbox/cgroup_quotas.h"
 
 namespace spore {
 
@@ -17,7 +18,8 @@ inline constexpr const char* kCgroupLink = "cgroup";
 class CgroupSpot {
   public:
     // A cgroup for what will run in `directory`, or the reason why the host has none for it.
-    static CgroupSpot make(const std::filesystem::path& directory);
+    // `quotas` hold from the process's first instruction on, as far as the host has controllers.
+    static CgroupSpot make(const std::filesystem::path& directory, const CgroupQuotas& quotas = {});
 
     // Of the cgroup's directory, or -1.
     int handle() const { return cgroup_ ? cgroup_->handle.get() : -1; }

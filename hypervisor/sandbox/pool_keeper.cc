@@ -14,6 +14,7 @@
 #include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/handover.h"
+#include "hypervisor/sandbox/sandbox_quotas.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/template_check.h"
 #include "hypervisor/sandbox/vmm_client.h"
@@ -146,7 +147,8 @@ Status PoolKeeper::make(CloneSource source) {
     auto made = [&]() -> Result<UniqueFd> {
         UniqueFd ready;
         {
-            auto spot = CgroupSpot::make(making);
+            auto spot = CgroupSpot::make(
+                making, cgroup_quotas({}, {template_.memory_bytes, template_.disk_bytes}));
             spot.open_to_zygote();
             auto files = TRY(make_files(making, spot, ready));
             TRY(zygote_->fork_worker(

@@ -16,6 +16,34 @@ namespace {
 constexpr int kRecordFormat = 1;
 constexpr size_t kRecordBytesMax = 4 << 20;  // labels and environment are the user's
 
+nlohmann::json to_json(const Quotas& quotas) {
+    auto rate = [](const Rate& one) { return nlohmann::json{one.per_second, one.burst}; };
+    return {{"cpu_max_millis", quotas.cpu_max_millis},
+            {"cpu_weight", quotas.cpu_weight},
+            {"memory_max", quotas.memory_max},
+            {"pids_max", quotas.pids_max},
+            {"io", {rate(quotas.io.bytes), rate(quotas.io.operations)}},
+            {"net", {rate(quotas.net.bytes), rate(quotas.net.operations)}}};
+}
+
+Quotas parse_quotas(const nlohmann::json& document) {
+    auto rates = [&](const char* field) {
+        auto rate = [&](size_t which) {
+            const auto& pair = document.at(field).at(which);
+            return Rate{pair.at(0).get<uint64_t>(), pair.at(1).get<uint64_t>()};
+        };
+        return RateLimits{rate(0), rate(1)};
+    };
+    Quotas quotas;
+    quotas.cpu_max_millis = document.at("cpu_max_millis").get<uint32_t>();
+    quotas.cpu_weight = document.at("cpu_weight").get<uint32_t>();
+    quotas.memory_max = document.at("memory_max").get<uint64_t>();
+    quotas.pids_max = document.at("pids_max").get<uint32_t>();
+    quotas.io = rates("io");
+    quotas.net = rates("net");
+    return quotas;
+}
+
 // Fields of the right type, or an exception: nlohmann's only way to say so.
 SandboxRecord parse_record(const nlohmann::json& document) {
     SandboxRecord record;
@@ -29,6 +57,8 @@ SandboxRecord parse_record(const nlohmann::json& document) {
     record.owner = document.at("owner").get<std::string>();
     if (document.contains("network"))
         record.network = words_of(document["network"]);
+    if (document.contains("quotas"))
+        record.quotas = parse_quotas(document["quotas"]);
     return record;
 }
 
@@ -59,6 +89,8 @@ Status save_record(const std::filesystem::path& directory, const SandboxRecord& 
                                {"owner", record.owner}};
     if (record.network)
         document["network"] = to_json(*record.network);
+    if (record.quotas != Quotas{})  // most have none, and each create writes this
+        document["quotas"] = to_json(record.quotas);
     std::filesystem::path beside = directory / (std::string(kRecordFile) + ".new");
     std::string text = document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     TRY(write_whole(beside, text + "\n"));

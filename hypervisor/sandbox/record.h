@@ -19,6 +19,7 @@
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
 #include "hypervisor/network/policy.h"
+#include "hypervisor/sandbox/quotas.h"
 #include "hypervisor/sandbox/vmm_process.h"
 
 namespace spore {
@@ -34,6 +35,7 @@ struct SandboxRecord {
     std::map<std::string, std::string> environment;
     std::string owner;
     std::optional<NetworkWords> network;  // if it has a card
+    Quotas quotas;
 };
 
 // Puts the record into the sandbox's directory, whole or not at all.

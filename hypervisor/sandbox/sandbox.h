@@ -6,6 +6,7 @@
 #include <map>
 
 #include "hypervisor/sandbox/agent_client.h"
+#include "hypervisor/sandbox/cgroup_quotas.h"
 #include "hypervisor/sandbox/home.h"
 #include "hypervisor/sandbox/pool.h"
 #include "hypervisor/sandbox/record.h"
@@ -20,6 +21,7 @@ struct SandboxSpec {
     std::map<std::string, std::string> labels;
     std::string owner;
     NetworkWords network;
+    Quotas quotas;
     bool cold = false;                        // take none of the template's pool
     bool stage_times = false;                 // note where the time goes
     std::chrono::milliseconds limit{60'000};  // for all of it, but for checking a template's files
@@ -55,6 +57,7 @@ struct CreatedSandbox {
     Boundaries boundaries;          // b3 only, before learn_times()
     std::vector<StageTime> stages;  // if asked for, in time's order; the VMM's by learn_times()
     uint64_t begun_monotonic_ns = 0;
+    std::vector<Unenforced> unenforced;  // of its quotas, what this host does not hold
 };
 
 // Clones the template and gives the clone its identity; nothing of the user's has run before the
@@ -69,6 +72,16 @@ Result<SandboxInfo> find_sandbox(const Home& home, const std::string& id);
 Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home);
 // Ends the VM and removes all that belongs to the sandbox. Errors: not_found.
 Status destroy_sandbox(const Home& home, const std::string& id);
+
+struct UpdatedSandbox {
+    SandboxInfo info;
+    std::vector<Unenforced> unenforced;
+};
+// Changes the quotas of a sandbox that runs, at once: all that `words` name, or none. Errors:
+// not_found, invalid_argument, resource_exhausted, version_mismatch (its agent is too old),
+// unavailable, timeout.
+Result<UpdatedSandbox> update_sandbox(const Home& home, const std::string& id,
+                                      const QuotaWords& words, std::chrono::milliseconds limit);
 
 // Where its sockets are, for those that talk to it.
 std::filesystem::path run_directory(const Home& home, const std::string& id);

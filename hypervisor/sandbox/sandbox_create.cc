@@ -13,6 +13,7 @@
 #include "hypervisor/sandbox/handover.h"
 #include "hypervisor/sandbox/host_mark.h"
 #include "hypervisor/sandbox/sandbox.h"
+#include "hypervisor/sandbox/sandbox_quotas.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/template_check.h"
 #include "hypervisor/sandbox/template_lock.h"
@@ -47,6 +48,7 @@ Result<AgentIdentity> make_identity(const SandboxSpec& spec) {
     // Entropy and wall clock are read when the message is sent (AgentClient::identify).
     for (const auto& [name, value] : spec.environment)
         identity.environment.emplace_back(name, value);
+    identity.limits = agent_limits(spec.quotas, {});
     return identity;
 }
 
@@ -58,11 +60,13 @@ int64_t us_between(uint64_t begun_ns, uint64_t ns) {
 // One create_sandbox() under way. What it has made goes with it, unless it was finished.
 class Creation {
   public:
+    // `size`: where the quotas have to know it.
     Creation(const Home& home, const SandboxSpec& spec, const NetworkPolicy& policy,
-             Clock::time_point deadline)
+             const GuestSize& size, Clock::time_point deadline)
         : home_(home),
           spec_(spec),
           policy_(policy),
+          size_(size),
           deadline_(deadline),
           begun_ns_(monotonic_ns()) {
         if (spec.stage_times)
@@ -85,7 +89,8 @@ class Creation {
             if (agent) {
                 auto info = TRY(write_down());
                 return CreatedSandbox{std::move(info),   source_,      std::move(*agent),
-                                      {.b3_us = b3_us_}, own_stages(), begun_ns_};
+                                      {.b3_us = b3_us_}, own_stages(), begun_ns_,
+                                      unenforced_};
             }
             // What waited may have been dying, as its keeper had: then another, or from nothing.
             if (!waited || agent.error().code != Code::unavailable)
@@ -155,7 +160,8 @@ class Creation {
         if (cpu_checked)
             arguments.push_back("--cpu-checked");
         auto program = TRY(Home::program("spore-vmm"));
-        auto spot = CgroupSpot::make(directory_);
+        auto spot = CgroupSpot::make(directory_,
+                                     cgroup_quotas({}, {source.memory_bytes, source.disk_bytes}));
         stages_.mark("cgroup");
         process_ = TRY(start_sealed(home_, spec_.template_name, check_progress(), [&] {
             return start_vmm(program, arguments, directory_, directory_ / "vmm.log", deadline_,
@@ -193,7 +199,11 @@ class Creation {
         TRY(agent.send_identity(TRY(make_identity(spec_))));
         stages_.mark("send");
         TRY(open_network());
+        // While the guest is at it, and before anything of the user's can run in it.
+        auto quotas = TRY(QuotaChange::begin(directory_, {}, spec_.quotas, size_));
         TRY(agent.confirm_identity(deadline_));
+        TRY(quotas.finish(deadline_));
+        unenforced_ = quotas.unenforced();
         stages_.mark("confirmed");
         b3_us_ = (monotonic_ns() - begun_ns_) / 1000;
         return agent;
@@ -222,6 +232,7 @@ class Creation {
         record.labels = spec_.labels;
         record.environment = spec_.environment;
         record.owner = spec_.owner;
+        record.quotas = spec_.quotas;
         record.process = process_;
         if (has_network(directory_))
             record.network = spec_.network;
@@ -243,6 +254,7 @@ class Creation {
     const Home& home_;
     const SandboxSpec& spec_;
     const NetworkPolicy& policy_;
+    GuestSize size_;
     Clock::time_point deadline_;
     uint64_t begun_ns_;
     StageTimer stages_;
@@ -253,6 +265,7 @@ class Creation {
     ProcessIdentity process_;
     CloneSource source_ = CloneSource::cold;
     uint64_t b3_us_ = 0;
+    std::vector<Unenforced> unenforced_;
     bool finished_ = false;
 };
 
@@ -277,6 +290,21 @@ Status learn_times(const Home& home, CreatedSandbox& created) {
     return {};
 }
 
+namespace {
+
+// Reading the template is on the request's path for those alone that limit memory below its size.
+Result<GuestSize> check_quotas_for(const Home& home, const SandboxSpec& spec) {
+    GuestSize size;
+    if (spec.quotas.memory_max != 0) {
+        auto source = TRY(load_template(home, spec.template_name));
+        size = {source.memory_bytes, source.disk_bytes};
+    }
+    TRY(check_quotas(spec.quotas, {.guest_memory_bytes = size.memory_bytes}));
+    return size;
+}
+
+}  // namespace
+
 Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& requested) {
     auto deadline = Clock::now() + requested.limit;
     SandboxSpec spec = requested;
@@ -285,7 +313,8 @@ Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& reque
     TRY(check_name("sandbox", spec.id));
     TRY(check_name("template", spec.template_name));
     auto policy = TRY(complete_policy(spec.network));
-    auto create = [&] { return Creation(home, spec, policy, deadline).run(); };
+    auto size = TRY(check_quotas_for(home, spec));
+    auto create = [&] { return Creation(home, spec, policy, size, deadline).run(); };
     auto made = create();
     if (!made && made.error().code == Code::already_exists) {
         // Or it is what is left of one whose creator died.

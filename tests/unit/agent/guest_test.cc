@@ -46,6 +46,11 @@ class FakeSystem : public System {
     Status sync_disks() override { return note("sync"); }
     Status grow_root() override { return note("grow"); }
     Status allow_power_off() override { return note("power-off"); }
+    Status limit_commands(const CommandLimits& limits) override {
+        return note("limits " + std::to_string(limits.processes) + " " +
+                    std::to_string(limits.memory_bytes));
+    }
+    Result<GuestUsage> usage() override { return GuestUsage{{3, 4 << 20}, {5, 6 << 20}, 7, 2}; }
 
   private:
     Status note(const std::string& what) {
@@ -116,6 +121,42 @@ TEST_F(GuestTest, RefusesCommandsBetweenSnapshotAndIdentity) {
     const AgentClient later = agent->client();
     EXPECT_FALSE(later.info().sealed);
     EXPECT_EQ(later.info().boot_id, "boot-1");
+}
+
+TEST_F(GuestTest, TakesLimitsBehindItsIdentityAndLater) {
+    start();
+    ASSERT_TRUE(client->prepare_snapshot(soon()));
+    const auto sealed = client->set_limits({.processes = 9}, soon());
+    ASSERT_FALSE(sealed);
+    EXPECT_EQ(sealed.error().code, Code::unavailable);
+    AgentIdentity own = identity();
+    own.limits = AgentLimits{.processes = 100, .memory_bytes = 64 << 20};
+    ASSERT_TRUE(client->identify(own, soon()));
+    EXPECT_EQ(log().back(), "limits 100 67108864");
+    ASSERT_TRUE(client->set_limits({}, soon()));
+    EXPECT_EQ(log().back(), "limits 0 0");
+}
+
+TEST_F(GuestTest, LimitsThatFailFailTheIdentity) {
+    start("limits");
+    ASSERT_TRUE(client->prepare_snapshot(soon()));
+    AgentIdentity own = identity();
+    own.limits = AgentLimits{.processes = 100};
+    const auto confirmed = client->identify(own, soon());
+    ASSERT_FALSE(confirmed);
+    EXPECT_THAT(confirmed.error().message, HasSubstr("limits fails here"));
+}
+
+TEST_F(GuestTest, TellsWhatIsUsedOfItsLimits) {
+    start();
+    const auto usage = client->usage(soon());
+    ASSERT_TRUE(usage) << usage.error().message;
+    EXPECT_EQ(usage->processes, 3u);
+    EXPECT_EQ(usage->processes_max, 5u);
+    EXPECT_EQ(usage->memory_bytes, 4u << 20);
+    EXPECT_EQ(usage->memory_bytes_max, 6u << 20);
+    EXPECT_EQ(usage->root_bytes, 7u);
+    EXPECT_EQ(usage->root_bytes_used, 2u);
 }
 
 TEST_F(GuestTest, RefusesConnectionsToPortsWhileSealed) {

@@ -1,0 +1,130 @@
+// spore stats
+
+#include "hypervisor/sandbox/stats.h"
+
+#include "hypervisor/cli/commands.h"
+#include "hypervisor/cli/quota_options.h"
+
+namespace spore::cli {
+
+namespace {
+
+constexpr std::chrono::milliseconds kStatsLimit{2000};
+
+nlohmann::json optional_json(const std::optional<uint64_t>& value) {
+    return value ? nlohmann::json(*value) : nlohmann::json();
+}
+
+nlohmann::json to_json(const SandboxStats& stats) {
+    nlohmann::json document = {
+        {"id", stats.info.record.id},
+        {"limits", quotas_json(stats.info.record.quotas)},
+        {"cpu",
+         {{"used_us", stats.cpu_us}, {"throttled_us", optional_json(stats.cpu_throttled_us)}}},
+        {"memory",
+         {{"bytes", stats.memory_bytes},
+          {"vmm_bytes_max", optional_json(stats.memory_max)},
+          {"oom_kills", optional_json(stats.oom_kills)}}},
+        {"disk", {{"bytes", stats.disk_bytes}, {"bytes_max", stats.disk_max}}},
+        {"network", nullptr},
+        {"guest", nullptr},
+        {"not_enforced", unenforced_json(stats.unenforced)},
+        {"not_known", unenforced_json(stats.why_not)}};
+    if (stats.disk) {
+        auto& disk = document["disk"];
+        disk["read_bytes"] = stats.disk->read_bytes;
+        disk["reads"] = stats.disk->reads;
+        disk["written_bytes"] = stats.disk->written_bytes;
+        disk["writes"] = stats.disk->writes;
+        disk["throttled_us"] = stats.disk->throttled_us;
+    }
+    if (stats.network)
+        document["network"] = {{"rx_bytes", stats.network->rx_bytes},
+                               {"rx_packets", stats.network->rx_packets},
+                               {"rx_throttled_us", stats.network->rx_throttled_us},
+                               {"tx_bytes", stats.network->tx_bytes},
+                               {"tx_packets", stats.network->tx_packets},
+                               {"tx_throttled_us", stats.network->tx_throttled_us}};
+    if (stats.guest)
+        document["guest"] = {{"pids", stats.guest->processes},
+                             {"pids_max", stats.guest->processes_max},
+                             {"commands_memory_bytes", stats.guest->memory_bytes},
+                             {"commands_memory_bytes_max", stats.guest->memory_bytes_max},
+                             {"root_bytes", stats.guest->root_bytes_used},
+                             {"root_bytes_max", stats.guest->root_bytes}};
+    return document;
+}
+
+std::string seconds_text(uint64_t us) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.2fs", static_cast<double>(us) / 1e6);
+    return text;
+}
+
+std::string of(const std::string& used, const std::string& bound) {
+    return bound.empty() ? used : used + "/" + bound;
+}
+
+void add_row(Table& table, const SandboxStats& stats) {
+    const Quotas& quotas = stats.info.record.quotas;
+    std::string cpu = seconds_text(stats.cpu_us);
+    if (stats.cpu_throttled_us && *stats.cpu_throttled_us > 0)
+        cpu += " (waited " + seconds_text(*stats.cpu_throttled_us) + ")";
+    std::string limit = quotas.cpu_max_millis == 0 ? "" : cpus_text(quotas.cpu_max_millis);
+    std::string io = "-", net = "-", pids = "-";
+    if (stats.disk)
+        io = human_bytes(stats.disk->read_bytes) + " r, " + human_bytes(stats.disk->written_bytes) +
+             " w" +
+             (stats.disk->throttled_us > 0
+                  ? " (waited " + seconds_text(stats.disk->throttled_us) + ")"
+                  : "");
+    if (stats.network)
+        net = human_bytes(stats.network->rx_bytes) + " in, " +
+              human_bytes(stats.network->tx_bytes) + " out";
+    if (stats.guest)
+        pids =
+            of(std::to_string(stats.guest->processes), std::to_string(stats.guest->processes_max));
+    uint64_t memory_max = quotas.memory_max != 0 ? quotas.memory_max : stats.memory_max.value_or(0);
+    table.add({stats.info.record.id, cpu, limit.empty() ? "-" : limit,
+               of(human_bytes(stats.memory_bytes), memory_max == 0 ? "" : human_bytes(memory_max)),
+               of(human_bytes(stats.disk_bytes), human_bytes(stats.disk_max)), io, net, pids});
+}
+
+Status stats(Context& context, const std::string& id) {
+    auto home = TRY(Home::open());
+    std::vector<SandboxInfo> wanted;
+    if (id.empty())
+        wanted = TRY(list_sandboxes(home));
+    else
+        wanted.push_back(TRY(find_sandbox(home, id)));
+    nlohmann::json document = nlohmann::json::array();
+    Table table({"ID", "CPU TIME", "CPUS", "MEMORY", "DISK", "BLOCK", "NETWORK", "PIDS"});
+    for (const SandboxInfo& info : wanted) {
+        if (!info.alive && id.empty())
+            continue;
+        auto one = sandbox_stats(home, info, kStatsLimit);
+        if (!one && id.empty())
+            continue;  // it has ended since
+        TRY(Status(one ? Status() : std::unexpected(one.error())));
+        document.push_back(to_json(*one));
+        add_row(table, *one);
+        if (!context.globals.json)
+            warn_unenforced(info.record.id, one->unenforced);
+    }
+    if (context.globals.json)
+        print_json(id.empty() ? document : document.front());
+    else
+        table.print();
+    return {};
+}
+
+}  // namespace
+
+void add_stats(CLI::App& app, Context& context) {
+    auto id = std::make_shared<std::string>();
+    CLI::App* command = app.add_subcommand("stats", "what sandboxes use, and of what");
+    command->add_option("id", *id, "one of them (all that run)");
+    on_chosen(command, context, [&context, id] { return stats(context, *id); });
+}
+
+}  // namespace spore::cli

@@ -1,0 +1,102 @@
+#include "hypervisor/sandbox/sandbox_quotas.h"
+
+#include "hypervisor/base/limits.h"
+#include "hypervisor/sandbox/cgroup_spot.h"
+#include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/sandbox.h"
+
+namespace spore {
+
+CgroupQuotas cgroup_quotas(const Quotas& quotas, const GuestSize& size) {
+    CgroupQuotas cgroup;
+    cgroup.cpu_max_millis = quotas.cpu_max_millis;
+    cgroup.cpu_weight = quotas.cpu_weight;
+    cgroup.tasks_max = limits::kVmmTasksMax;
+    if (size.memory_bytes != 0)
+        cgroup.memory_max = (quotas.memory_max != 0 ? quotas.memory_max : size.memory_bytes) +
+                            vmm_overhead_bytes(size.memory_bytes, size.disk_bytes);
+    return cgroup;
+}
+
+std::optional<AgentLimits> agent_limits(const Quotas& quotas, const Quotas& before) {
+    if (quotas.pids_max == before.pids_max && quotas.memory_max == before.memory_max)
+        return std::nullopt;
+    return AgentLimits{quotas.pids_max, commands_memory_bytes(quotas.memory_max)};
+}
+
+Result<QuotaChange> QuotaChange::begin(const std::filesystem::path& directory, const Quotas& before,
+                                       const Quotas& after, const GuestSize& size) {
+    QuotaChange change;
+    VmmLimits devices;
+    if (after.io != before.io)
+        devices.disk = after.io;
+    if (after.net != before.net)
+        devices.network = after.net;
+    if (devices.disk || devices.network) {
+        change.vmm_ = TRY(VmmClient::connect(directory));
+        TRY(change.vmm_->begin_set_limits(devices));
+    }
+    if (CgroupQuotas wanted = cgroup_quotas(after, size), had = cgroup_quotas(before, size);
+        wanted != had)
+        change.unenforced_ = TRY(set_cgroup_quotas(cgroup_of_directory(directory), wanted, had));
+    return change;
+}
+
+Status QuotaChange::finish(Deadline deadline) {
+    if (!vmm_)
+        return {};
+    TRY(vmm_->finish_set_limits(deadline));
+    vmm_.reset();
+    return {};
+}
+
+namespace {
+
+Result<QuotaChange> change_all(const std::filesystem::path& directory, const Quotas& before,
+                               const Quotas& after, const GuestSize& size,
+                               QuotaChange::Deadline deadline) {
+    auto change = TRY(QuotaChange::begin(directory, before, after, size));
+    TRY(change.finish(deadline));
+    if (auto limits = agent_limits(after, before)) {
+        auto agent = TRY(connect_agent(directory, deadline));
+        TRY(agent.set_limits(*limits, deadline));
+    }
+    return change;
+}
+
+}  // namespace
+
+Result<UpdatedSandbox> update_sandbox(const Home& home, const std::string& id,
+                                      const QuotaWords& words, std::chrono::milliseconds limit) {
+    TRY(check_name("sandbox", id));
+    auto deadline = std::chrono::steady_clock::now() + limit;
+    auto directory = run_directory(home, id);
+    auto lock = DirectoryLock::take(directory);
+    auto info = TRY(find_sandbox(home, id));
+    if (!lock || !lock->holds(directory))
+        return fail(Code::unavailable,
+                    "sandbox '" + id + "': is being created, changed or destroyed");
+    if (!info.alive)
+        return fail(Code::unavailable, "sandbox '" + id + "': its VM has ended");
+    const Quotas before = info.record.quotas;
+    const Quotas after = TRY(with_words(before, words));
+    GuestSize size;
+    if (after.memory_max != before.memory_max) {
+        auto source = TRY(load_template(home, info.record.template_name));
+        size = {source.memory_bytes, source.disk_bytes};
+    }
+    TRY(check_quotas(after, {.guest_memory_bytes = size.memory_bytes}));
+    auto change = change_all(directory, before, after, size, deadline);
+    if (change) {
+        info.record.quotas = after;
+        if (auto saved = save_record(directory, info.record); !saved)
+            change = std::unexpected(saved.error());
+    }
+    if (!change) {  // as it was, as far as what failed lets it
+        (void)change_all(directory, after, before, size, deadline);
+        return std::unexpected(std::move(change).error().within("sandbox '" + id + "'"));
+    }
+    return UpdatedSandbox{std::move(info), change->unenforced()};
+}
+
+}  // namespace spore

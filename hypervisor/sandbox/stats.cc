@@ -1,0 +1,123 @@
+#include "hypervisor/sandbox/stats.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <map>
+#include <memory>
+
+#include "hypervisor/sandbox/cgroup_spot.h"
+#include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/sandbox_quotas.h"
+#include "hypervisor/snapshot/state.h"
+
+namespace spore {
+
+namespace stdfs = std::filesystem;
+
+namespace {
+
+// Of a process, where no cgroup counts them. Threads that have ended are in it.
+void read_process(int pid, SandboxStats& stats, bool cpu, bool memory) {
+    auto open = [pid](const char* name) {
+        std::string path = "/proc/" + std::to_string(pid) + "/" + name;
+        return std::unique_ptr<FILE, int (*)(FILE*)>(std::fopen(path.c_str(), "re"), std::fclose);
+    };
+    unsigned long user = 0, system = 0, pages = 0;
+    if (auto file = cpu ? open("stat") : std::unique_ptr<FILE, int (*)(FILE*)>(nullptr, nullptr);
+        file &&
+        std::fscanf(file.get(), "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+                    &user, &system) == 2)
+        stats.cpu_us = (user + system) * 1'000'000 / static_cast<uint64_t>(::sysconf(_SC_CLK_TCK));
+    if (auto file =
+            memory ? open("statm") : std::unique_ptr<FILE, int (*)(FILE*)>(nullptr, nullptr);
+        file && std::fscanf(file.get(), "%*u %lu", &pages) == 1)
+        stats.memory_bytes = pages * static_cast<uint64_t>(::sysconf(_SC_PAGE_SIZE));
+}
+
+void read_disk(const stdfs::path& directory, SandboxStats& stats) {
+    struct stat status = {};
+    if (::stat((directory / disk_layer_file(0)).c_str(), &status) != 0)
+        return;
+    stats.disk_bytes = static_cast<uint64_t>(status.st_blocks) * 512;
+    stats.disk_max = static_cast<uint64_t>(status.st_size);
+}
+
+void take_counters(const VmmStatus& status, SandboxStats& stats) {
+    std::map<std::string, uint64_t> counters(status.counters.begin(), status.counters.end());
+    auto at = [&](const std::string& name) {
+        auto found = counters.find(name);
+        return found == counters.end() ? 0 : found->second;
+    };
+    constexpr uint64_t kNsPerUs = 1000;
+    if (counters.contains("block0.reads")) {
+        DiskStats& disk = stats.disk.emplace();
+        disk.read_bytes = at("block0.read_bytes");
+        disk.reads = at("block0.reads");
+        disk.written_bytes = at("block0.written_bytes");
+        disk.writes = at("block0.writes") + at("block0.flushes") + at("block0.discards");
+        disk.throttled_us = at("block0.throttled_ns") / kNsPerUs;
+    }
+    if (counters.contains("net0.rx_frames")) {
+        NetworkStats& network = stats.network.emplace();
+        network.rx_bytes = at("net0.rx_bytes");
+        network.rx_packets = at("net0.rx_frames");
+        network.rx_throttled_us = at("net0.rx.throttled_ns") / kNsPerUs;
+        network.tx_bytes = at("net0.tx_bytes");
+        network.tx_packets = at("net0.tx_frames");
+        network.tx_throttled_us = at("net0.tx.throttled_ns") / kNsPerUs;
+    }
+}
+
+// Which of its quotas its cgroup does not have.
+std::vector<Unenforced> unenforced_of(const Quotas& quotas, const CgroupUsage& usage,
+                                      bool has_cgroup) {
+    std::vector<Unenforced> missing;
+    std::string why = has_cgroup ? "its cgroup has no such controller" : "it has no cgroup";
+    if (quotas.cpu_max_millis != 0 && usage.cpu_max_millis != quotas.cpu_max_millis)
+        missing.push_back({"cpu_max", usage.cpu_max_millis ? "it was changed from outside" : why});
+    if (quotas.cpu_weight != 0 && !usage.cpu_max_millis)
+        missing.push_back({"cpu_weight", why});
+    if (quotas.memory_max != 0 && !usage.memory_max)
+        missing.push_back({"memory_max", why + " (commands in the guest are held to it)"});
+    return missing;
+}
+
+}  // namespace
+
+Result<SandboxStats> sandbox_stats(const Home& home, const SandboxInfo& info,
+                                   std::chrono::milliseconds limit) {
+    if (!info.alive)
+        return fail(Code::unavailable, "sandbox '" + info.record.id + "': its VM has ended");
+    auto deadline = std::chrono::steady_clock::now() + limit;
+    stdfs::path directory = run_directory(home, info.record.id);
+    SandboxStats stats;
+    stats.info = info;
+    stdfs::path cgroup = cgroup_of_directory(directory);
+    CgroupUsage usage = read_cgroup_usage(cgroup);
+    stats.cpu_us = usage.cpu_us.value_or(0);
+    stats.cpu_throttled_us = usage.throttled_us;
+    stats.memory_bytes = usage.memory_bytes.value_or(0);
+    stats.memory_max = usage.memory_max;
+    stats.oom_kills = usage.oom_kills;
+    read_process(info.record.process.pid, stats, !usage.cpu_us, !usage.memory_bytes);
+    stats.unenforced = unenforced_of(info.record.quotas, usage, !cgroup.empty());
+    read_disk(directory, stats);
+
+    auto vmm = VmmClient::connect(directory);
+    auto status = vmm ? vmm->status(deadline) : std::unexpected(vmm.error());
+    if (status)
+        take_counters(*status, stats);
+    else
+        stats.why_not.push_back({"disk, network", status.error().message});
+    auto agent = connect_agent(directory, deadline);
+    auto guest = agent ? agent->usage(deadline) : std::unexpected(agent.error());
+    if (guest)
+        stats.guest = *guest;
+    else
+        stats.why_not.push_back({"guest", guest.error().message});
+    return stats;
+}
+
+}  // namespace spore

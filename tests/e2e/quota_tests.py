@@ -1,0 +1,129 @@
+"""Limits of a sandbox: set when it is created, changed while it runs, felt inside as what they are."""
+
+import os
+import time
+
+from cgroup_tests import cgroup_of, mount, text_of
+from host import Skipped, check, check_equal, wait_until
+from pool_tests import Pool, no_pool_left
+
+MIB = 1 << 20
+# Python is slow to start in the emulated host, dd is not.
+BURN = 'timeout 6 sh -c "while :; do :; done"; true'
+
+
+def has_controllers(*names):
+    there = text_of(os.path.join(mount(), 'cgroup.controllers')).split()
+    missing = set(names) - set(there)
+    if missing:
+        raise Skipped(f'this host\'s cgroup v2 has no {", ".join(sorted(missing))}')
+
+
+def one_with_all(host):
+    """A clone that waited gets its limits at hand-over; each is tried, then all are changed live."""
+    has_controllers('cpu', 'memory', 'pids')
+    with Pool(host, ready=1) as pool:
+        made = pool.create('held', '--cpu-max', '0.5', '--memory-max', '128M', '--pids-max', '40',
+                           '--io-max', '2M,burst=256K,ops=5000', '--net-max', '1M')
+        check_equal(made['source'], 'ready', 'where it came from')
+        check_equal(made['not_enforced'], {}, 'limits that this host does not hold')
+        pid = host.json('list')[0]['pid']
+        group = mount() + cgroup_of(pid)
+        check_equal(text_of(group + '/cpu.max').split(), ['10000', '20000'], 'cpu.max')
+        held = int(text_of(group + '/memory.max'))
+        check(128 * MIB < held < 200 * MIB, f'memory.max is {held}')
+        check(text_of(group + '/pids.max').strip() != 'max', 'pids.max is max')
+        processors(host)
+        memory(host)
+        processes(host)
+        host.run('update', 'held', '--cpu-max', 'none')  # it is slower than the disk's limit here
+        disk(host)
+        change(host, group)
+        refused(host)
+    no_pool_left(host)
+
+
+def processors(host):
+    before, begun = host.json('stats', 'held')['cpu'], time.monotonic()
+    host.exec('held', BURN)
+    after, seconds = host.json('stats', 'held')['cpu'], time.monotonic() - begun
+    check(after['throttled_us'] > before['throttled_us'], f'it was never held back: {before}, {after}')
+    used = (after['used_us'] - before['used_us']) / 1e6
+    print(f'     {used:.2f} s of {seconds:.2f} s with half a processor', flush=True)
+    check(1 < used <= 0.55 * seconds, f'it used {used} s of {seconds} s')
+
+
+def memory(host):
+    # tail keeps the one line that never ends.
+    done = host.json('exec', 'held', '--', 'sh', '-c', 'tail -c 200M /dev/zero | tail >/dev/null; echo $?',
+                     status=None)
+    check(done.get('oom_killed') or '137' in str(done.get('stdout')), f'200M within 80M: {done}')
+    check_equal(host.exec('held', 'echo alive'), 'alive', 'after it')
+    check_equal(host.json('stats', 'held')['memory']['oom_kills'], 0, 'VMs that the host killed')
+
+
+def processes(host):
+    forks = 'i=0; while [ $i -lt 100 ]; do sleep 5 & i=$((i+1)); done'
+    bomb = host.run('exec', 'held', '--', 'sh', '-c', forks, status=None)
+    check(bomb.returncode != 0 and b'fork' in bomb.stderr.lower(), f'100 processes: {bomb}')
+    guest = host.json('stats', 'held')['guest']
+    check_equal(guest['pids_max'], 40, 'pids_max in stats')
+    check(0 < guest['pids'] <= 40, f'it has {guest["pids"]} processes')
+
+    def answers():
+        """Or says why not, at once."""
+        begun = time.monotonic()
+        done = host.run('exec', 'held', '--', 'echo', 'alive', status=None)
+        said = done.stdout + done.stderr
+        check(time.monotonic() - begun < 30, 'an answer that takes long')
+        check(b'alive' in said or b'processes at once' in said, f'it says {said!r}')
+        return b'alive' in said
+
+    wait_until(answers, 'a process to be free')
+
+
+def disk(host):
+    """Over 10 s within 5%, by the host's clock: the bytes that its device has read."""
+    reads = 'dd if=/dev/vda of=/dev/null bs=128k count=160 iflag=direct 2>/dev/null'
+    host.exec('held', 'dd if=/dev/vda of=/dev/null bs=128k count=4 iflag=direct 2>/dev/null')
+    before = host.json('stats', 'held')['disk']
+    seconds = float(host.exec('held', f'read a b </proc/uptime; {reads}; read c d </proc/uptime; '
+                                      'echo "$c $a" | awk "{print \\$1 - \\$2}"'))
+    after = host.json('stats', 'held')['disk']
+    burst = MIB // 4  # full when it began
+    rate = (after['read_bytes'] - before['read_bytes'] - burst) / seconds
+    check(after['throttled_us'] > before['throttled_us'], 'it was never held back')
+    check(0.95 * 2 * MIB <= rate <= 1.05 * 2 * MIB, f'{rate / MIB:.2f} MiB/s instead of 2')
+    print(f'     {rate / MIB:.3f} MiB/s over {seconds:.1f} s', flush=True)
+
+
+def change(host, group):
+    told = host.json('update', 'held', '--memory-max', 'none', '--pids-max', '60', '--io-max', 'none')
+    check_equal(told['limits']['pids_max'], 60, 'pids_max')
+    check_equal(told['limits']['cpu_max'], None, 'cpu_max')
+    check(told['limits']['net_max'], 'what was not named is gone')
+    check_equal(text_of(group + '/cpu.max').split()[0], 'max', 'cpu.max')
+    check(int(text_of(group + '/memory.max')) > 256 * MIB, 'memory.max is not the guest\'s size')
+    inside = host.exec('held', 'cat /sys/fs/cgroup/commands/pids.max /sys/fs/cgroup/commands/memory.max')
+    check_equal(inside.split(), ['60', 'max'], 'limits inside')
+    before = host.json('stats', 'held')['disk']['throttled_us']
+    host.exec('held', 'dd if=/dev/vda of=/dev/null bs=128k count=40 iflag=direct 2>/dev/null')
+    check_equal(host.json('stats', 'held')['disk']['throttled_us'], before, 'throttled without a limit')
+
+
+def refused(host):
+    for option, value, code in (('--memory-max', '1M', 'invalid_argument'),
+                                ('--memory-max', '100G', 'resource_exhausted'),
+                                ('--cpu-max', '999', 'resource_exhausted'),
+                                ('--io-max', '1', 'invalid_argument'),
+                                ('--pids-max', '1', 'invalid_argument')):
+        before = host.json('stats', 'held')['limits']
+        error = host.json('update', 'held', option, value, status=None)['error']
+        check_equal(error['code'], code, f'{option} {value}')
+        check(value in error['message'] or 'bytes' in error['message'], f'{error["message"]!r}')
+        check_equal(host.json('stats', 'held')['limits'], before, 'limits after a refusal')
+
+
+TESTS = [
+    ('quota-all', one_with_all),
+]
