@@ -251,6 +251,12 @@ static void any_configuration(struct device* device) {
     /* MSI-X's own registers stay on: masked vectors would hide the rest. */
     access(at, next() & 1, next());
 }
+/* Of MSI-X's table any_vector() writes: what is written here might be an NMI. */
+static void any_register(const struct device* device) {
+    u64 at = below(kBarBytes - 8);
+    int vector = at >= kMsixTable - 8 && at < kMsixTable + kPartBytes;
+    access(device->bar + at, !vector && next() >> 62 == 0, next());
+}
 static void in_registers(struct device* device) {
     switch (below(32)) {
         case 0:
@@ -263,7 +269,7 @@ static void in_registers(struct device* device) {
             any_vector(device);
             break;
         case 3:
-            access(device->bar + below(kBarBytes), next() >> 62 == 0, next());
+            any_register(device);
             break;
         case 4:
             any_configuration(device);

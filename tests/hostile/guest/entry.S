@@ -9,7 +9,9 @@
     .asciz "Xen"
     .long guest_entry
 
-#define USER_WRITABLE_PRESENT 7
+/* Accessed and dirty already: a CPU that has to set these in a clone, whose pages are still its
+   snapshot's, gets a page fault in QEMU's emulated SVM, where a real one tells KVM. */
+#define USER_WRITABLE_PRESENT 0x67
 #define LARGE 0x80
 #define MSR_SYSENTER_CS 0x174
 #define MSR_EFER 0xC0000080

@@ -30,6 +30,7 @@ enum {
     kDeviceConfig = 0x2000,
     kNotify = 0x3000,
     kMsixTable = 0x4000,
+    kPartBytes = 0x1000,
     kBarBytes = 0x8000,
 };
 enum { kSerial = 0x3F8, kSleepControl = 0x600, kPowerOff = 5 << 2 | 1 << 5 };
