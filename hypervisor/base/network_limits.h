@@ -32,6 +32,20 @@ inline constexpr uint32_t kFramesPerSecondMax = 200'000;
 // Questions to the resolver, and refusals told to the guest, in a second.
 inline constexpr uint32_t kRepliesPerSecondMax = 100;
 
+// Of an address that our resolver has given out: for how long it is open at most, whatever its
+// TTL says, and at least, so that whoever has asked gets to use it.
+inline constexpr uint32_t kDnsTtlSecondsMax = 300;
+inline constexpr uint32_t kDnsOpenSecondsMin = 5;
+// Addresses in an answer: with a name of kDomainBytesMax it is within RFC 1035's 512 bytes
+// (§4.2.1).
+inline constexpr uint32_t kDnsAddressesMax = 14;
+// Addresses that it holds open at once for one sandbox.
+inline constexpr size_t kDnsOpenMax = 4096;
+// Questions that the resolver of one sandbox waits for at once, and how long for each.
+inline constexpr uint32_t kDnsPendingMax = 64;
+inline constexpr int kDnsWaitMs = 5000;
+
+static_assert(12 + kDomainBytesMax + 2 + 4 + 16 * kDnsAddressesMax <= 512);
 static_assert(kConnectionsBurstMax <= kConnectionsMax);
 static_assert(uint64_t{kNetworkLinksMax} * 2 == uint64_t{1} << 16);
 

@@ -47,4 +47,22 @@ nlohmann::json network_of(const SandboxRecord& record, const std::filesystem::pa
     return document;
 }
 
+void add_resolver(CLI::App& app, Context& context) {
+    struct Options {
+        std::string directory;
+        NetworkWords words;
+        int vmm_pid = 0;
+        int ready_fd = -1;
+    };
+    auto options = std::make_shared<Options>();
+    CLI::App* command = app.add_subcommand("network-resolver", "")->group("");  // spore's own
+    command->add_option("directory", options->directory)->required();
+    command->add_option("--vmm", options->vmm_pid)->required();
+    command->add_option("--ready-fd", options->ready_fd);
+    add_network_options(command, options->words);
+    on_chosen(command, context, [options] {
+        return serve_names(options->directory, options->words, options->vmm_pid, options->ready_fd);
+    });
+}
+
 }  // namespace spore::cli

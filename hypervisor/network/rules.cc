@@ -144,8 +144,8 @@ std::string policy_rules(const NetworkPolicy& policy, const NetworkBounds& bound
         body += "    iifname " + tap + " ip daddr " + net::kGatewayAddress +
                 " meta l4proto { tcp, udp } th dport 53 ct count over 64 drop\n"
                 "    iifname " +
-                tap + " ip daddr " + net::kGatewayAddress +
-                " meta l4proto { tcp, udp } th dport 53 accept\n";
+                tap + " ip daddr " + net::kGatewayAddress + " udp dport 53 limit rate " + replies +
+                " accept\n";
     body += "    iifname " + tap + " ip daddr " + net::kGatewayAddress +
             " icmp type echo-request limit rate " + replies +
             " accept\n"

@@ -1,6 +1,12 @@
 #include "hypervisor/sandbox/card.h"
 
+#include <unistd.h>
+
+#include <fstream>
+
+#include "hypervisor/base/one_line.h"
 #include "hypervisor/network/layout.h"
+#include "hypervisor/network/resolver.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/sandbox.h"
 
@@ -29,8 +35,87 @@ std::vector<std::string> card_arguments(bool with_mac) {
     return {"--net", value};
 }
 
-Status update_network(const Home& home, const std::string& id, const NetworkWords& words) {
+namespace {
+
+constexpr auto kResolverLimit = std::chrono::seconds(30);
+constexpr const char* kResolverFile = "resolver";  // in the clone's directory: who it is
+constexpr const char* kResolverLog = "resolver.log";
+
+Status end_resolver(const std::filesystem::path& directory) {
+    std::ifstream file(directory / kResolverFile);
+    ProcessIdentity process;
+    if (!(file >> process.pid >> process.start_ticks))
+        return {};
+    return kill_process(process, std::chrono::steady_clock::now() + kResolverLimit);
+}
+
+Status start_resolver(const std::filesystem::path& directory, const NetworkWords& words,
+                      const ProcessIdentity& vmm) {
+    std::vector<std::string> arguments = {"spore",
+                                          "network-resolver",
+                                          directory.string(),
+                                          "--vmm",
+                                          std::to_string(vmm.pid),
+                                          "--ready-fd",
+                                          "3",
+                                          "--network",
+                                          words.mode};
+    for (const std::string& word : words.allow)
+        arguments.insert(arguments.end(), {"--allow", word});
+    for (const std::string& word : words.deny)
+        arguments.insert(arguments.end(), {"--deny", word});
+    if (!words.dns.empty())
+        arguments.insert(arguments.end(), {"--dns", words.dns});
+    TRY(start_process(TRY(Home::program("spore")), arguments, directory, directory / kResolverLog,
+                      std::chrono::steady_clock::now() + kResolverLimit));
+    return {};
+}
+
+}  // namespace
+
+Status follow_policy(const std::filesystem::path& directory, const NetworkWords& words,
+                     const ProcessIdentity& vmm) {
     auto policy = TRY(complete_policy(words));
+    TRY(end_resolver(directory));
+    TRY(apply_policy(directory, policy));
+    if (!policy.names_domains())
+        return {};
+    auto started = start_resolver(directory, words, vmm);
+    if (started)
+        return {};
+    TRY(apply_policy(directory, {}));
+    return std::unexpected(std::move(started).error().within("resolver"));
+}
+
+Status serve_names(const std::filesystem::path& directory, const NetworkWords& words, int vmm_pid,
+                   int ready) {
+    UniqueFd told(ready);
+    auto begin = [&]() -> Result<Resolver> {
+        auto policy = TRY(complete_policy(words));
+        auto self = TRY(identify_process(::getpid()));
+        auto beside = directory / (std::string(kResolverFile) + ".new");
+        std::ofstream file(beside, std::ios::trunc);
+        file << self.pid << " " << self.start_ticks << "\n";
+        file.close();
+        if (!file || ::rename(beside.c_str(), (directory / kResolverFile).c_str()) != 0)
+            return fail_errno(beside.string());
+        return Resolver::begin({directory, policy, vmm_pid});
+    };
+    auto resolver = begin();
+    std::string line = "ready\n";
+    if (!resolver)
+        line = "error " + std::string(code_name(resolver.error().code)) + " " +
+               one_line(resolver.error().message) + "\n";
+    if (told && ::write(told.get(), line.data(), line.size()) < 0)
+        return fail_errno("telling that questions are answered");
+    told.reset();
+    if (!resolver)
+        return std::unexpected(std::move(resolver).error());
+    return resolver->serve();
+}
+
+Status update_network(const Home& home, const std::string& id, const NetworkWords& words) {
+    TRY(complete_policy(words));
     auto info = TRY(find_sandbox(home, id));
     auto directory = run_directory(home, id);
     auto lock = DirectoryLock::take(directory);
@@ -44,7 +129,7 @@ Status update_network(const Home& home, const std::string& id, const NetworkWord
     // inspect_network() tells that they are not what the record says.
     info.record.network = words;
     TRY(save_record(directory, info.record));
-    return apply_policy(directory, policy);
+    return follow_policy(directory, words, info.record.process);
 }
 
 }  // namespace spore

@@ -7,6 +7,7 @@
 #include "hypervisor/network/sandbox_network.h"
 #include "hypervisor/sandbox/agent_client.h"
 #include "hypervisor/sandbox/home.h"
+#include "hypervisor/sandbox/vmm_process.h"
 
 namespace spore {
 
@@ -20,6 +21,16 @@ AgentNetwork card_settings();
 // spore-vmm's options for a card on the tap that it gets as descriptor 4 (start_vmm's `extra`);
 // without a MAC it has the snapshot's.
 std::vector<std::string> card_arguments(bool with_mac);
+
+// apply_policy() for the clone in `directory`, whose VM is `vmm`, and a resolver of its own if
+// names are allowed; one that served an earlier policy ends. On an error nothing passes.
+Status follow_policy(const std::filesystem::path& directory, const NetworkWords& words,
+                     const ProcessIdentity& vmm);
+
+// The resolver itself: `spore network-resolver`. Writes one line to `ready`, like spore-vmm, when
+// it answers; until the VM ends.
+Status serve_names(const std::filesystem::path& directory, const NetworkWords& words, int vmm_pid,
+                   int ready);
 
 // Has a running sandbox follow `words` from here on, and writes them down. On an error in the words
 // all stays as it was; on any other nothing passes. Errors: not_found, invalid_argument (also of a

@@ -218,7 +218,7 @@ class Creation {
                         "network '" + spec_.network.mode + "': template '" + spec_.template_name +
                             "' was made without a network card; make it with spore template "
                             "create --network egress");
-        TRY(apply_policy(directory_, policy_));
+        TRY(follow_policy(directory_, spec_.network, process_));
         stages_.mark("open");
         return {};
     }

@@ -216,7 +216,7 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     if (tap) {
         progress("configuring its network");
         TRY(agent.identify(preparing_identity(), boot_deadline));
-        TRY(apply_policy(draft.directory(), policy));
+        TRY(follow_policy(draft.directory(), spec.network, draft.vmm));
     }
     TRY(run_prepare(agent, spec, progress));
 
