@@ -10,6 +10,7 @@
 #include "hypervisor/jail/cgroup.h"
 #include "hypervisor/kvm/kvm.h"
 #include "hypervisor/kvm/ring0_probe.h"
+#include "hypervisor/network/sandbox_network.h"
 
 namespace spore {
 
@@ -106,6 +107,29 @@ HostFinding check_cgroup() {
     return finding;
 }
 
+// Whether sandboxes can have networks here, and whether the rules that hold them are ours.
+HostFinding check_networks() {
+    HostFinding finding{"networks", false, false, {}, {}};
+    if (auto possible = check_host_network(); !possible) {
+        finding.what = possible.error().message;
+        size_t command = finding.what.rfind(": ");
+        finding.remedy = possible.error().code == Code::permission_denied
+                             ? "run as root; --net socket= works without, with passt"
+                             : finding.what.substr(command + 2);
+    } else if (auto rules = check_host_rules(); !rules) {
+        finding.what = rules.error().message;
+        finding.remedy =
+            "the next sandbox with a network mends them; nft monitor tells who changes them";
+    } else if (uint32_t nameserver = host_nameserver(); nameserver == 0) {
+        finding.what = "no nameserver in /etc/resolv.conf that a sandbox could reach";
+        finding.remedy = "name one with --dns";
+    } else {
+        finding.good = true;
+        finding.what = "nftables, forwarding; sandboxes ask " + ipv4_text(nameserver);
+    }
+    return finding;
+}
+
 }  // namespace
 
 bool HostFacts::good() const {
@@ -120,6 +144,7 @@ HostFacts examine_host() {
         facts.findings.push_back(check_ring0(facts.runs_linux));
     facts.findings.push_back(check_tun());
     facts.findings.push_back(check_cgroup());
+    facts.findings.push_back(check_networks());
     return facts;
 }
 

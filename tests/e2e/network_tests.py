@@ -8,7 +8,15 @@ from host import Skipped, check, check_equal, wait_until
 NAMESPACE = 'spore-e2e-world'
 PUBLIC, PRIVATE, NAMESERVER = '203.0.113.10', '10.7.0.1', '203.0.113.53'
 SERVER = '''
-import http.server
+import http.server, socket, threading
+def names():  # any name is 203.0.113.10, for a minute
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("203.0.113.53", 53))
+        while True:
+            query, client = server.recvfrom(512)
+            answer = query[:2] + bytes.fromhex("8180000100010000 0000") + query[12:]
+            server.sendto(answer + bytes.fromhex("c00c00010001 0000003c 0004 cb00710a"), client)
+threading.Thread(target=names, daemon=True).start()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -45,7 +53,7 @@ class Internet:
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(lambda: b'hello' in subprocess.run(
             ['curl', '-s', '-m', '5', f'http://{PUBLIC}:8080'], check=False, capture_output=True).stdout,
-            'the server')
+            'the server', 300)
         return self
 
     def __exit__(self, *_):
@@ -87,6 +95,9 @@ def of_a_linux_guest(host):
             host.run('update', 'net', '--network', 'egress', '--allow', f'{PRIVATE}:8080')
             got = fetch(host, 'net', PUBLIC, PRIVATE)
             check(got[0].startswith('no:') and got[1] == 'hello 192.0.2.1', got)
+            host.run('update', 'net', '--network', 'egress', '--allow', '*.example:8080', '--dns', NAMESERVER)
+            got = fetch(host, 'net', PUBLIC, 'other.org', 'web.example', PUBLIC)
+            check([line.startswith('no:') for line in got] == [True, True, False, False], got)
             told = host.json('update', 'net', '--network', 'none')['network']
             check(not told['open'] and told['intact'], told)
             check(fetch(host, 'net', PRIVATE)[0].startswith('no:'), 'network none')

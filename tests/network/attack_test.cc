@@ -175,7 +175,7 @@ TEST(Attack, ConnectionsAreBounded) {
         open.push_back(make_socket(guest.ns(), SOCK_STREAM));
         ASSERT_EQ(connect_to(open.back().get(), kPublic), 0) << number;
     }
-    EXPECT_EQ(guest.connect(kPublic), ETIMEDOUT);
+    EXPECT_EQ(guest.connect(kPublic, kPort, kMomentMs), ETIMEDOUT);
     // One neighbour's bound is not another's.
     Guest other(policy("egress"), bounds);
     EXPECT_EQ(other.connect(kPublic), 0);

@@ -19,10 +19,10 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::string write_and_read(int from, int to, const std::string& text) {
+std::string write_and_read(int from, int to, const std::string& text, int ms = kPatienceMs) {
     if (::send(from, text.data(), text.size(), MSG_NOSIGNAL) < 0)
         return "";
-    return read_from(to, 300);
+    return read_from(to, ms);
 }
 
 struct OpenConnection {
@@ -55,8 +55,8 @@ TEST(Change, HoldsForOpenConnectionsToo) {
     Guest guest(policy("egress"));
     OpenConnection open(guest);
     ASSERT_TRUE(guest.apply(policy("egress", {}, {kPublic})));
-    EXPECT_EQ(write_and_read(open.client.get(), open.peer.get(), "out"), "");
-    EXPECT_EQ(write_and_read(open.peer.get(), open.client.get(), "in"), "");
+    EXPECT_EQ(write_and_read(open.client.get(), open.peer.get(), "out", kMomentMs), "");
+    EXPECT_EQ(write_and_read(open.peer.get(), open.client.get(), "in", kMomentMs), "");
     EXPECT_NE(guest.connect(kPublic), 0);
     ASSERT_TRUE(guest.apply(policy("egress")));
     EXPECT_EQ(guest.connect(kPublic), 0);
@@ -75,8 +75,8 @@ TEST(Change, NoneClosesWhatIsOpen) {
     OpenConnection open(guest);
     ASSERT_TRUE(guest.apply(policy("none")));
     EXPECT_FALSE(guest.report().open);
-    EXPECT_EQ(write_and_read(open.client.get(), open.peer.get(), "out"), "");
-    EXPECT_EQ(write_and_read(open.peer.get(), open.client.get(), "in"), "");
+    EXPECT_EQ(write_and_read(open.client.get(), open.peer.get(), "out", kMomentMs), "");
+    EXPECT_EQ(write_and_read(open.peer.get(), open.client.get(), "in", kMomentMs), "");
 }
 
 TEST(Change, ThatFailsLeavesNothingOpen) {
@@ -90,7 +90,7 @@ TEST(Change, ThatFailsLeavesNothingOpen) {
     ASSERT_FALSE(applied);
     EXPECT_THAT(applied.error().message, HasSubstr("nothing passes now"));
     EXPECT_FALSE(guest.report().open);
-    EXPECT_EQ(write_and_read(open.client.get(), open.peer.get(), "out"), "");
+    EXPECT_EQ(write_and_read(open.client.get(), open.peer.get(), "out", kMomentMs), "");
     // The next one that succeeds opens it again, with its own rules.
     ASSERT_TRUE(guest.apply(policy("egress", {}, {kPublic})));
     EXPECT_NE(guest.connect(kPublic), 0);

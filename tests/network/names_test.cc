@@ -54,7 +54,7 @@ class Names {
                   static_cast<ssize_t>(query.size()));
     }
     // What the nameserver is asked; "" if nothing.
-    std::string asked(int ms = 1000) {
+    std::string asked(int ms = kPatienceMs) {
         std::string text = receive(nameserver.get(), ms);
         auto question = parse_question(std::as_bytes(std::span(text)));
         if (!question)
@@ -70,7 +70,7 @@ class Names {
         ::sendto(nameserver.get(), message.data(), message.size(), 0,
                  reinterpret_cast<sockaddr*>(&from), sizeof(from));
     }
-    std::optional<DnsAnswer> answered(const std::string& name, int ms = 1000) {
+    std::optional<DnsAnswer> answered(const std::string& name, int ms = kPatienceMs) {
         std::string text = receive(asking.get(), ms);
         return parse_answer(std::as_bytes(std::span(text)), {0, true, name, kDnsTypeA}, 77);
     }

@@ -154,9 +154,9 @@ TEST(Reach, NobodyReachesTheGuest) {
     UniqueFd receiver = receive_in(guest.ns());
     // By the sandbox's address on its link, from the host and from the world, which has a route.
     UniqueFd from_host = make_socket(-1, SOCK_STREAM);
-    EXPECT_EQ(connect_to(from_host.get(), link_of(guest)), ETIMEDOUT);
+    EXPECT_EQ(connect_to(from_host.get(), link_of(guest), kPort, kMomentMs), ETIMEDOUT);
     UniqueFd from_world = make_socket(world(), SOCK_STREAM);
-    EXPECT_EQ(connect_to(from_world.get(), link_of(guest)), ETIMEDOUT);
+    EXPECT_EQ(connect_to(from_world.get(), link_of(guest), kPort, kMomentMs), ETIMEDOUT);
     EXPECT_FALSE(accept_from(server.get(), 0));
 }
 

@@ -127,9 +127,9 @@ UniqueFd receive_in(int ns, uint16_t port, const std::string& address) {
     return bound(ns, SOCK_DGRAM, port, address);
 }
 
-int connect_to(int socket, const std::string& address, uint16_t port) {
+int connect_to(int socket, const std::string& address, uint16_t port, int ms) {
     sockaddr_in inet = socket_address(address, port);
-    timeval limit = {1, 0};  // of connect(), too: socket(7)
+    timeval limit = {ms / 1000, ms % 1000 * 1000};  // of connect(), too: socket(7)
     ::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
     if (::connect(socket, reinterpret_cast<sockaddr*>(&inet), sizeof(inet)) == 0)
         return 0;
@@ -231,9 +231,9 @@ NetworkReport Guest::report() const {
     return must(inspect_network(directory_));
 }
 
-int Guest::connect(const std::string& address, uint16_t port) const {
+int Guest::connect(const std::string& address, uint16_t port, int ms) const {
     UniqueFd socket = make_socket(ns(), SOCK_STREAM);
-    return connect_to(socket.get(), address, port);
+    return connect_to(socket.get(), address, port, ms);
 }
 
 void Guest::send_frame(std::span<const uint8_t> frame) const {

@@ -44,12 +44,16 @@ UniqueFd listen_in(int ns, uint16_t port = kPort);
 UniqueFd receive_in(int ns, uint16_t port = kPort,
                     const std::string& address = "0.0.0.0");  // UDP
 
-// 0, or the errno with which it failed; ETIMEDOUT after a second.
-int connect_to(int socket, const std::string& address, uint16_t port = kPort);
+// What ought to come is waited for as long as this; what ought not, for a moment.
+inline constexpr int kPatienceMs = 20'000;
+inline constexpr int kMomentMs = 500;
+
+// 0, or the errno with which it failed; ETIMEDOUT after `ms`.
+int connect_to(int socket, const std::string& address, uint16_t port = kPort, int ms = kPatienceMs);
 // Whether a connection waits there, within `ms`.
-UniqueFd accept_from(int listener, int ms = 1000);
+UniqueFd accept_from(int listener, int ms = kPatienceMs);
 // What comes within `ms`; "" if nothing does.
-std::string read_from(int socket, int ms = 1000);
+std::string read_from(int socket, int ms = kPatienceMs);
 void send_to(int socket, const std::string& text, const std::string& address,
              uint16_t port = kPort);
 
@@ -67,7 +71,7 @@ class Guest {
     Status apply(const NetworkPolicy& policy) { return apply_policy(directory_, policy, bounds_); }
 
     // What a program in the guest gets: 0 or an errno.
-    int connect(const std::string& address, uint16_t port = kPort) const;
+    int connect(const std::string& address, uint16_t port = kPort, int ms = kPatienceMs) const;
     // A frame as the guest's kernel would never send it.
     void send_frame(std::span<const uint8_t> frame) const;
     // Frames that came to the guest since the last call, without its kernel's answer.
@@ -91,10 +95,10 @@ class Guest {
 NetworkPolicy policy(const std::string& mode, std::vector<std::string> allow = {},
                      std::vector<std::string> deny = {}, const std::string& dns = kNameserver);
 
-// Waits until `done()`, up to 10 s.
+// Waits until `done()`, up to a minute.
 template <typename Done>
 bool eventually(Done done) {
-    for (int tries = 0; tries < 1000; tries++) {
+    for (int tries = 0; tries < 6000; tries++) {
         if (done())
             return true;
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
