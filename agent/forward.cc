@@ -5,8 +5,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include <charconv>
-
+#include "agent/forward_line.h"
 #include "agent/log.h"
 #include "agent/server.h"
 #include "hypervisor/base/agent_limits.h"
@@ -81,23 +80,11 @@ void Forward::receive_line() {
 }
 
 Status Forward::serve_line(std::string_view line) {
-    constexpr std::string_view kPort = "PORT ", kUnix = "UNIX ";
     TRY(server_.guest().may_run());
-    if (line.starts_with(kPort))
-        return connect_port(line.substr(kPort.size()));
-    if (line.starts_with(kUnix))
-        return connect_unix(line.substr(kUnix.size()));
-    return fail(Code::invalid_argument, "line: must begin with PORT or UNIX");
-}
-
-Status Forward::connect_port(std::string_view number) {
-    const char* end = number.data() + number.size();
-    const auto [last, error] = std::from_chars(number.data(), end, port_);
-    if (error != std::errc() || last != end || port_ == 0)
-        return fail(Code::invalid_argument,
-                    "port '" + std::string(number) + "': must be 1 to 65535");
-    what_ = "port " + std::to_string(port_);
-    return try_loopback();
+    const ForwardTarget target = TRY(parse_forward_line(line));
+    what_ = target.words();
+    port_ = target.port;
+    return port_ != 0 ? try_loopback() : connect_unix(target.path);
 }
 
 Status Forward::try_loopback() {
@@ -122,15 +109,9 @@ Status Forward::try_loopback() {
 }
 
 Status Forward::connect_unix(std::string_view path) {
-    what_ = "socket " + std::string(path);
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
-    if (!path.starts_with('/') || path.size() >= sizeof(address.sun_path) ||
-        path.find('\0') != std::string_view::npos)
-        return fail(Code::invalid_argument, what_ + ": must be an absolute path below " +
-                                                std::to_string(sizeof(address.sun_path)) +
-                                                " bytes");
-    path.copy(address.sun_path, path.size());
+    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
     UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket)
         return fail_errno(what_);

@@ -1,7 +1,8 @@
 #pragma once
 
 // Connections from the host to the guest's own ports (schema/agent.fbs, Guest ports). UNTRUSTED
-// BYTES: a line of the host's, then bytes of both sides, which are passed on and never looked at.
+// BYTES: a line of the host's (forward_line.h), then bytes of both sides, which are passed on and
+// never looked at.
 
 #include <list>
 #include <span>
@@ -41,7 +42,6 @@ class Forward {
     void on_target(uint32_t events);
     void receive_line();
     Status serve_line(std::string_view line);
-    Status connect_port(std::string_view number);
     Status try_loopback();
     Status connect_unix(std::string_view path);
     Status connect_target(UniqueFd socket, const void* address, uint32_t size);

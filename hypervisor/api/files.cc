@@ -2,16 +2,11 @@
 
 #include <algorithm>
 
-#include "hypervisor/api/guard.h"
-#include "hypervisor/api/impl.h"
+#include "hypervisor/api/files_impl.h"
 #include "hypervisor/sandbox/agent_files.h"
 
 namespace spore {
 inline namespace v1 {
-
-struct Files::Impl {
-    std::shared_ptr<Sandbox::Impl> sandbox;
-};
 
 struct Watch::Impl {
     std::shared_ptr<AgentConnection> agent;  // ends with its last user

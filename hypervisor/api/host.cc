@@ -48,8 +48,8 @@ Result<std::vector<Host::Finding>> Host::examine() const {
     });
 }
 
-Result<Template> Host::create_template(const Template::Spec& spec,
-                                       const OnProgress& progress) const {
+Result<Template> Host::create_template(const Template::Spec& spec, const OnProgress& progress,
+                                       const Call& call) const {
     return guarded([&]() -> Result<Template> {
         const TemplateSpec wanted = {.name = spec.name,
                                      .image = spec.image,
@@ -60,7 +60,9 @@ Result<Template> Host::create_template(const Template::Spec& spec,
                                      .cpu_template = spec.cpu_template,
                                      .prepare = spec.prepare,
                                      .boot_limit = spec.boot_limit,
-                                     .prepare_limit = spec.prepare_limit};
+                                     .prepare_limit = spec.prepare_limit,
+                                     .deadline = call.deadline,
+                                     .stop = call.stop};
         return make_template(impl_->home, TRY(spore::create_template(
                                               impl_->home, wanted,
                                               progress ? progress : [](const std::string&) {})));
@@ -82,7 +84,7 @@ Result<std::vector<Template>> Host::list_templates() const {
     });
 }
 
-Result<Sandbox> Host::create_sandbox(const Sandbox::Spec& spec) const {
+Result<Sandbox> Host::create_sandbox(const Sandbox::Spec& spec, const Call& call) const {
     return guarded([&]() -> Result<Sandbox> {
         SandboxSpec wanted;
         wanted.id = spec.id;
@@ -92,6 +94,8 @@ Result<Sandbox> Host::create_sandbox(const Sandbox::Spec& spec) const {
         wanted.owner = spec.owner;
         wanted.cold = spec.cold;
         wanted.limit = spec.limit;
+        wanted.deadline = call.deadline;
+        wanted.stop = call.stop;
         auto created = TRY(spore::create_sandbox(impl_->home, wanted));
         auto impl = std::make_shared<Sandbox::Impl>(impl_->home, std::move(created.info));
         // The connection that confirmed is good for all that follows; without it, another is made.

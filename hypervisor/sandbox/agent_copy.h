@@ -1,7 +1,8 @@
 #pragma once
 
 // Copying files, directories and symbolic links, with their modes and times, between this host and
-// a guest. Owners are not copied, FIFOs, sockets and devices left out, hard links become files.
+// a guest. Owners are not copied, FIFOs, sockets and devices left out; names of one file become
+// files of their own in a guest, and are that again on this host.
 
 #include "hypervisor/sandbox/agent_files.h"
 
@@ -11,7 +12,7 @@ struct CopyCounts {
     uint64_t bytes = 0;
     uint64_t files = 0;
     uint64_t directories = 0;
-    uint64_t links = 0;
+    uint64_t links = 0;  // symbolic ones, and further names of a file
     uint64_t skipped = 0;
 };
 
@@ -42,5 +43,13 @@ Result<CopyCounts> copy_in(const std::shared_ptr<AgentConnection>& connection,
 Result<CopyCounts> copy_out(const std::shared_ptr<AgentConnection>& connection,
                             const std::string& from, const std::string& to,
                             const CopyOptions& options);
+
+// From one guest to another, streamed through this host and never a file of it. Whatever names and
+// links the first one gives, nothing outside of `to` is written in the second; set-user-ID,
+// set-group-ID and sticky bits stay behind.
+Result<CopyCounts> copy_across(const std::shared_ptr<AgentConnection>& source,
+                               const std::string& from,
+                               const std::shared_ptr<AgentConnection>& target,
+                               const std::string& to, const CopyOptions& options);
 
 }  // namespace spore

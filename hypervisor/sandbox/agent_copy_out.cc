@@ -6,6 +6,7 @@
 #include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/agent_copy.h"
 #include "hypervisor/sandbox/agent_file_streams.h"
+#include "hypervisor/sandbox/copy_names.h"
 #include "hypervisor/sandbox/copy_report.h"
 #include "hypervisor/sandbox/copy_target.h"
 
@@ -141,11 +142,29 @@ class CopyOut {
                 ++report_.counts.links;
                 return {};
             case FileKind::file:
-                TRY(ask_for(prefix + info.path, std::move(place)));
-                return drain(kAhead);
+                return take_file(prefix, info, std::move(place), target);
             default:
                 return report_.skip(prefix + info.path, "is no file, directory or symbolic link");
         }
+    }
+
+    Status take_file(const std::string& prefix, const FileInfo& info, TargetPlace place,
+                     CopyTarget& target) {
+        const std::string* first =
+            info.links < 2 ? nullptr : names_.find_or_add(info.device, info.inode, info.path);
+        if (first == nullptr) {
+            TRY(ask_for(prefix + info.path, std::move(place)));
+            return drain(kAhead);
+        }
+        TRY(drain(0));  // it may be on its way
+        const auto there = target.place(*first);
+        if (there && put_hard_link(*there, place)) {
+            ++report_.counts.links;
+            return {};
+        }
+        // It went meanwhile, or this host's file system has no such thing.
+        TRY(ask_for(prefix + info.path, std::move(place)));
+        return drain(0);
     }
 
     // Directories that `path` is not in get nothing more.
@@ -210,6 +229,7 @@ class CopyOut {
     AgentFiles files_;
     const CopyOptions& options_;
     CopyReport report_;
+    CopyNames names_;
     std::vector<Item> open_;  // directories on the way to the last entry
     std::deque<Item> items_;  // asked for, or due
 };

@@ -110,6 +110,7 @@ Status CodeContexts::create(const ContextSpec& spec, Deadline deadline) {
     process.command.cwd = spec.cwd;
     process.command.user = spec.user;
     process.command.environment = spec.environment;
+    process.command.unset = spec.unset;
     const auto started = TRY(processes.start(process, deadline));
     if (started.id == 0)
         return fail(Code::not_found, "context '" + spec.name + "': " + started.failure.message);

@@ -29,6 +29,7 @@ struct ContextSpec {
     std::string cwd;      // empty: the user's home
     std::string user;     // empty: root
     std::vector<std::pair<std::string, std::string>> environment;
+    std::vector<std::string> unset;  // names, after `environment`
 };
 
 struct ContextInfo {
@@ -85,7 +86,7 @@ class CodeContexts {
     // Runs code, and waits for its end. After `timeout` (0: none) it is interrupted, and if it does
     // not end then the context is killed. Errors: not_found; unavailable (another run is under
     // way); invalid_argument (more than kContextCodeBytesMax, no UTF-8); corrupt (what it answers);
-    // a stream's, behind which the code goes on.
+    // a stream's. Behind every error of a run that had begun the code is interrupted.
     Result<RunResult> run(const std::string& name, const std::string& code,
                           const RunStreams& streams, std::chrono::milliseconds timeout,
                           Deadline deadline);

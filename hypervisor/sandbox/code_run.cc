@@ -53,7 +53,17 @@ Result<RunResult> CodeRun::run(const std::string& code) {
         return fail(Code::invalid_argument, "code: is no UTF-8");
     TRY(follow());
     TRY(send_code(line));
-    return wait_for_end();
+    auto result = wait_for_end();
+    if (!result)
+        abandon();
+    return result;
+}
+
+// Its caller waits no longer. While `input_` stands no other run can be the one that is stopped.
+void CodeRun::abandon() {
+    const CancelScope uncancelled{std::stop_token()};
+    (void)AgentProcesses(connection_)
+        .signal({.id = process_, .name = {}}, SIGINT, false, Clock::now() + kGrace);
 }
 
 // What is written from now on: the agent serves a connection's frames in their order.

@@ -22,6 +22,7 @@ class CodeRun {
     Status follow();
     Status send_code(const std::string& code);
     Result<RunResult> wait_for_end();
+    void abandon();
     // The next frame of the answers; nullptr: the time of this stage is over.
     Result<const wire::Frame*> receive();
     Status go_on_after_timeout();

@@ -30,20 +30,6 @@ UniqueFd open_below(int directory, const std::string& path) {
         static_cast<int>(::syscall(SYS_openat2, directory, path.c_str(), &how, sizeof(how))));
 }
 
-Status check_path(const std::string& path) {
-    size_t begin = 0;
-    while (begin <= path.size()) {
-        const size_t end = std::min(path.find('/', begin), path.size());
-        const std::string_view name(path.data() + begin, end - begin);
-        if (name.empty() || name == "." || name == ".." || name.contains('\0')) {
-            return fail(Code::invalid_argument,
-                        "name '" + path.substr(0, path.find('\0')) + "' from the guest: is none");
-        }
-        begin = end + 1;
-    }
-    return {};
-}
-
 std::string fresh_name() {
     uint64_t random = 0;
     (void)!::getrandom(&random, sizeof(random), 0);
@@ -65,8 +51,22 @@ Status set_attributes(int fd, const std::string& name, uint32_t mode, int64_t mt
 
 }  // namespace
 
+Status check_guest_path(const std::string& path) {
+    size_t begin = 0;
+    while (begin <= path.size()) {
+        const size_t end = std::min(path.find('/', begin), path.size());
+        const std::string_view name(path.data() + begin, end - begin);
+        if (name.empty() || name == "." || name == ".." || name.contains('\0')) {
+            return fail(Code::invalid_argument,
+                        "name '" + path.substr(0, path.find('\0')) + "' from the guest: is none");
+        }
+        begin = end + 1;
+    }
+    return {};
+}
+
 Result<TargetPlace> CopyTarget::place(const std::string& path) {
-    TRY(check_path(path));
+    TRY(check_guest_path(path));
     const size_t slash = path.rfind('/');
     if (slash == std::string::npos)
         return TargetPlace{root_, path};
@@ -117,6 +117,23 @@ Status put_symlink(const TargetPlace& place, const std::string& target) {
     Status failed = fail_at("replace", place.name);
     ::unlinkat(directory, temporary.c_str(), 0);
     return failed;
+}
+
+Status put_hard_link(const TargetPlace& first, const TargetPlace& place) {
+    const int from = first.directory->get(), directory = place.directory->get();
+    struct stat source = {};
+    if (::fstatat(from, first.name.c_str(), &source, AT_SYMLINK_NOFOLLOW) != 0 ||
+        !S_ISREG(source.st_mode))
+        return fail(Code::invalid_argument, "'" + first.name + "': is no plain file any more");
+    const std::string temporary = fresh_name();
+    if (::linkat(from, first.name.c_str(), directory, temporary.c_str(), 0) != 0)
+        return fail_at("link", place.name);
+    Status put;
+    if (::renameat(directory, temporary.c_str(), directory, place.name.c_str()) != 0)
+        put = fail_at("replace", place.name);
+    // Still there where it was a name of the same file before (rename(2)).
+    ::unlinkat(directory, temporary.c_str(), 0);
+    return put;
 }
 
 Result<PutFile> PutFile::begin(const TargetPlace& place) {

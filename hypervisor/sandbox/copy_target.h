@@ -20,6 +20,10 @@ struct TargetPlace {
     std::string name;
 };
 
+// Whether a path that a guest gives, from the directory that it has listed, leads nowhere else.
+// Errors: invalid_argument (a name that is none: empty, "..", a NUL).
+Status check_guest_path(const std::string& path);
+
 // Under it names from a guest become files. UNTRUSTED BYTES: a path is taken apart here, and every
 // step of it is below the directory and through no symbolic link, whoever has made one there.
 class CopyTarget {
@@ -42,6 +46,10 @@ Status put_directory(const TargetPlace& place);
 Status finish_directory(const TargetPlace& place, uint32_t mode, int64_t mtime_ns);
 // A symbolic link, in place of any file or link there.
 Status put_symlink(const TargetPlace& place, const std::string& target);
+
+// Another name of the plain file at `first`, in place of any file or link there. Errors: whatever
+// keeps it from being one; it can be copied instead.
+Status put_hard_link(const TargetPlace& first, const TargetPlace& place);
 
 // A new file, in place of any file or link there, and there only when it is whole.
 class PutFile {

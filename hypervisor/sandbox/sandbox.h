@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <map>
+#include <stop_token>
 
 #include "hypervisor/sandbox/agent_client.h"
 #include "hypervisor/sandbox/cgroup_quotas.h"
@@ -25,6 +26,8 @@ struct SandboxSpec {
     bool cold = false;                        // take none of the template's pool
     bool stage_times = false;                 // note where the time goes
     std::chrono::milliseconds limit{60'000};  // for all of it, but for checking a template's files
+    std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+    std::stop_token stop = {};  // unavailable, and nothing is left of it; as `limit`, not the check
     Progress progress = [](const std::string&) {};  // of that check, where it is due
 };
 

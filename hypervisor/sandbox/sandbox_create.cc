@@ -9,6 +9,7 @@
 #include "hypervisor/base/clock.h"
 #include "hypervisor/base/stage_timer.h"
 #include "hypervisor/sandbox/card.h"
+#include "hypervisor/sandbox/end_on_stop.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/handover.h"
 #include "hypervisor/sandbox/host_mark.h"
@@ -79,11 +80,13 @@ class Creation {
 
     Result<CreatedSandbox> run() {
         for (;;) {
+            TRY(stop_.check());
             if (!spec_.cold)
                 TRY(take_waiting());
             bool waited = !directory_.empty();
             if (!waited)
                 TRY(start_cold());
+            stop_.watch(process_);
             stages_.mark("clone");
             auto agent = confirm();
             if (agent) {
@@ -92,6 +95,7 @@ class Creation {
                                       {.b3_us = b3_us_}, own_stages(), begun_ns_,
                                       unenforced_};
             }
+            TRY(stop_.check());
             // What waited may have been dying, as its keeper had: then another, or from nothing.
             if (!waited || agent.error().code != Code::unavailable)
                 return std::unexpected(std::move(agent).error());
@@ -101,6 +105,7 @@ class Creation {
 
   private:
     void discard() {
+        (void)stop_.release();
         if (directory_.empty())
             return;
         if (process_.pid > 0)
@@ -177,7 +182,7 @@ class Creation {
     // Comparing gigabytes is not what the deadline is for.
     Progress check_progress() {
         return [this](const std::string& text) {
-            deadline_ = std::max(deadline_, Clock::now() + spec_.limit);
+            deadline_ = std::min(std::max(deadline_, Clock::now() + spec_.limit), spec_.deadline);
             spec_.progress(text);
         };
     }
@@ -236,6 +241,7 @@ class Creation {
         record.process = process_;
         if (has_network(directory_))
             record.network = spec_.network;
+        TRY(stop_.release());
         TRY(save_record(directory_, record));
         stages_.mark("record");
         finished_ = true;
@@ -263,6 +269,7 @@ class Creation {
     std::optional<TemplateLock> template_lock_;  // of a cold one, until it has its record
     std::optional<AgentCarried> agent_state_;
     ProcessIdentity process_;
+    EndOnStop stop_{spec_.stop};
     CloneSource source_ = CloneSource::cold;
     uint64_t b3_us_ = 0;
     std::vector<Unenforced> unenforced_;
@@ -306,7 +313,7 @@ Result<GuestSize> check_quotas_for(const Home& home, const SandboxSpec& spec) {
 }  // namespace
 
 Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& requested) {
-    auto deadline = Clock::now() + requested.limit;
+    auto deadline = std::min(Clock::now() + requested.limit, requested.deadline);
     SandboxSpec spec = requested;
     if (spec.id.empty())
         spec.id = TRY(random_name());
@@ -322,6 +329,9 @@ Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& reque
         if (!stdfs::exists(run_directory(home, spec.id)))
             made = create();
     }
+    // What a wait said whose VM was ended is no news.
+    if (!made && spec.stop.stop_requested())
+        made = fail(Code::unavailable, "the call was cancelled");
     if (!made)
         return std::unexpected(std::move(made).error().within("sandbox '" + spec.id + "'"));
     return made;

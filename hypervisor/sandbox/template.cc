@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "hypervisor/sandbox/card.h"
+#include "hypervisor/sandbox/end_on_stop.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/network_json.h"
 #include "hypervisor/sandbox/pool.h"
@@ -96,6 +97,10 @@ std::string tail_of(const stdfs::path& path) {
     return last.substr(0, 200);
 }
 
+Clock::time_point within(const TemplateSpec& spec, std::chrono::seconds limit) {
+    return std::min(Clock::now() + limit, spec.deadline);
+}
+
 Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress& progress) {
     for (const std::string& command : spec.prepare) {
         progress("preparing: " + command);
@@ -111,7 +116,7 @@ Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress&
         };
         streams.on_stdout = keep;
         streams.on_stderr = keep;
-        auto result = TRY(agent.exec(request, streams, Clock::now() + spec.prepare_limit));
+        auto result = TRY(agent.exec(request, streams, within(spec, spec.prepare_limit)));
         if (result.exit_status == 0)
             continue;
         std::string why = result.end == ExecResult::End::signaled
@@ -177,8 +182,10 @@ std::string timestamp_now() {
     return text;
 }
 
-Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
-                                     const Progress& progress) {
+namespace {
+
+Result<TemplateInfo> make_template(const Home& home, const TemplateSpec& spec,
+                                   const Progress& progress, EndOnStop& stop) {
     TRY(check_name("template", spec.name));
     if (stdfs::exists(home.templates() / spec.name))
         return fail(Code::already_exists, "template '" + spec.name + "': exists already");
@@ -188,6 +195,7 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     auto program = TRY(Home::program("spore-vmm"));
     auto draft = TRY(TemplateDraft::begin(home, spec.name));
     TRY(draft.take_base(image.rootfs, progress));
+    TRY(stop.check());
     std::error_code error;
     uint64_t base_bytes = stdfs::file_size(draft.directory() / kBaseFile, error);
     if (error)
@@ -195,7 +203,7 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     uint64_t disk_bytes = std::max(spec.disk_bytes, base_bytes);
 
     progress("booting " + spec.kernel + " kernel");
-    auto boot_deadline = Clock::now() + spec.boot_limit;
+    auto boot_deadline = within(spec, spec.boot_limit);
     auto arguments = vmm_arguments(spec, disk_bytes, files, draft);
     UniqueFd tap;
     if (policy.mode != NetworkMode::none) {
@@ -204,6 +212,7 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     }
     draft.vmm = TRY(start_vmm(program, arguments, draft.run(), draft.directory() / "vmm.log",
                               boot_deadline, tap.get()));
+    stop.watch(draft.vmm);
     auto connected = connect_agent(draft.run(), boot_deadline);
     if (!connected)
         return std::unexpected(
@@ -221,11 +230,12 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     TRY(run_prepare(agent, spec, progress));
 
     progress("snapshotting");
-    auto deadline = Clock::now() + std::chrono::seconds(300);
+    auto deadline = within(spec, std::chrono::seconds(300));
     TRY(agent.prepare_snapshot(deadline));
     auto control = TRY(VmmClient::connect(draft.run()));
     TRY(control.snapshot(draft.directory(), {agent.host_port(), kAgentPort}, deadline));
     TRY(control.quit(deadline));
+    TRY(stop.release());
     TRY(kill_process(draft.vmm, deadline));
     TRY(remove_tree(draft.directory() / kBuildDisk));
 
@@ -246,12 +256,25 @@ Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
     progress("trying a clone");
     info.directory = draft.directory();
     info.base = draft.directory() / kBaseFile;
-    TRY(record_working_set(info, draft.run(), deadline, tap.get()));
+    TRY(record_working_set(info, draft.run(), stop, deadline, tap.get()));
     tap.reset();
     TRY(remove_network(draft.directory()));
     TRY(write_text(draft.directory() / "template.json", to_json(info).dump(2) + "\n"));
+    TRY(stop.check());
     TRY(draft.publish(home, spec.name, progress));
     return load_template(home, spec.name);
+}
+
+}  // namespace
+
+Result<TemplateInfo> create_template(const Home& home, const TemplateSpec& spec,
+                                     const Progress& progress) {
+    EndOnStop stop(spec.stop);
+    auto made = make_template(home, spec, progress, stop);
+    // What a wait said whose VM was ended is no news.
+    if (const Status went_on = stop.check(); !made && !went_on)
+        return std::unexpected(Error(went_on.error()).within("template '" + spec.name + "'"));
+    return made;
 }
 
 Result<TemplateInfo> load_template(const Home& home, const std::string& name) {

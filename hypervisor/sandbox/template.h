@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 #include <optional>
+#include <stop_token>
 
 #include "hypervisor/network/policy.h"
 #include "hypervisor/sandbox/agent_client.h"
@@ -25,6 +26,10 @@ struct TemplateSpec {
     NetworkWords network;
     std::chrono::seconds boot_limit{180};
     std::chrono::seconds prepare_limit{600};  // for each command
+    // For all that the guest does, and whoever makes it may stop it: unavailable, and nothing is
+    // left of it.
+    std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+    std::stop_token stop = {};
 };
 
 struct TemplateInfo {

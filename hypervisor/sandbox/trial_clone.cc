@@ -40,7 +40,7 @@ Status use(const TemplateInfo& draft, const Path& run, bool command, Clock::time
 
 // One clone's life in the empty directory `run`; what it has touched.
 Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool command,
-                             Clock::time_point deadline, int tap) {
+                             EndOnStop& stop, Clock::time_point deadline, int tap) {
     auto arguments = restore_arguments(draft, disk_layer_file(0));
     for (const char* word : {"--vsock", kVsockName, "--control", kControlName, "--serial", "none",
                              "--record-working-set", kRecord})
@@ -49,6 +49,7 @@ Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool co
         std::ranges::copy(card_arguments(false), std::back_inserter(arguments));
     auto vmm = TRY(
         start_vmm(TRY(Home::program("spore-vmm")), arguments, run, run / "vmm.log", deadline, tap));
+    stop.watch(vmm);
     auto record = [&]() -> Result<WorkingSet> {
         TRY(use(draft, run, command, deadline));
         auto control = TRY(VmmClient::connect(run));
@@ -59,6 +60,7 @@ Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool co
         return read_working_set(run / kRecord);
     };
     auto recorded = record();
+    (void)stop.release();
     (void)kill_process(vmm, Clock::now() + std::chrono::seconds(10));
     if (!recorded)
         return std::unexpected(std::move(recorded).error().within("trial clone"));
@@ -67,13 +69,13 @@ Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool co
 
 }  // namespace
 
-Status record_working_set(const TemplateInfo& draft, const Path& run, Clock::time_point deadline,
-                          int tap) {
+Status record_working_set(const TemplateInfo& draft, const Path& run, EndOnStop& stop,
+                          Clock::time_point deadline, int tap) {
     std::vector<WorkingSet> sets;
     for (bool command : {false, true}) {
         TRY(remove_tree(run));
         TRY(make_directory(run));
-        sets.push_back(TRY(try_clone(draft, run, command, deadline, tap)));
+        sets.push_back(TRY(try_clone(draft, run, command, stop, deadline, tap)));
     }
     Path path = draft.directory / kWorkingSetFile;
     UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));

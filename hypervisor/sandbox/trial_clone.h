@@ -5,6 +5,7 @@
 
 #include <chrono>
 
+#include "hypervisor/sandbox/end_on_stop.h"
 #include "hypervisor/sandbox/template.h"
 
 namespace spore {
@@ -14,6 +15,7 @@ namespace spore {
 // snapshot. `run`: a directory for the clones, made anew. `tap`: of a
 // template with a card, not used by another. Errors: what create_sandbox() would say.
 Status record_working_set(const TemplateInfo& draft, const std::filesystem::path& run,
-                          std::chrono::steady_clock::time_point deadline, int tap = -1);
+                          EndOnStop& stop, std::chrono::steady_clock::time_point deadline,
+                          int tap = -1);
 
 }  // namespace spore

@@ -52,7 +52,13 @@ def many_sandboxes(host):
     check_equal(len(own), 3, 'machine IDs')
 
 
+def keep_state(host):
+    out = run(host, 'keep_state', host.template(host.fast_kernel))
+    check_equal(out, 'hello from /tmp/out\n42\nZeroDivisionError: division by zero\n2 files, 22 bytes\n', 'it says')
+
+
 TESTS = [
+    ('example-keep-state', keep_state),
     ('example-run-command', run_command),
     ('example-stream-output', stream_output),
     ('example-background-server', background_server),

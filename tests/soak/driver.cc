@@ -3,6 +3,8 @@
 //
 //   rounds COUNT THREADS TEMPLATE cold|pool   create, run a command, destroy; `pool`: of what waits
 //   same COUNT TEMPLATE ID cold|pool          COUNT create_sandbox() at once, all of the same ID
+//   stopped COUNT MS TEMPLATE cold|pool       each asked to stop at a random moment of its first MS
+//   stopped-templates COUNT MS IMAGE          the same with templates
 
 #include <unistd.h>
 
@@ -12,6 +14,7 @@
 #include <iostream>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <sstream>
 #include <thread>
 
@@ -129,6 +132,64 @@ void same(const Home& home, std::istringstream& words, Outcome& outcome) {
         });
 }
 
+// Calls `make` with a stop that another thread requests after up to `ms_max` ms.
+template <typename Make>
+auto make_stopped(int ms_max, Make make) {
+    static std::minstd_rand random(std::random_device{}());
+    std::stop_source stop;
+    const std::chrono::microseconds pause(random() % (static_cast<unsigned>(ms_max) * 1000));
+    const std::jthread stopper([&] {
+        std::this_thread::sleep_for(pause);
+        stop.request_stop();
+    });
+    return make(stop.get_token());
+}
+
+// What came of one of these; what was made after all is destroyed.
+template <typename Made>
+void tell_stopped(const Made& made, const Status& destroyed, Outcome& outcome) {
+    if (!made && made.error().code != Code::unavailable)
+        outcome.fail(made.error());
+    else if (!destroyed)
+        outcome.fail(destroyed.error());
+    outcome.count(made ? "created" : "stopped");
+}
+
+void stopped(const Home& home, std::istringstream& words, Outcome& outcome) {
+    int count = 0, ms_max = 0;
+    SandboxSpec spec;
+    std::string path;
+    words >> count >> ms_max >> spec.template_name >> path;
+    spec.cold = path == "cold";
+    for (int number = 0; number < count; number++) {
+        auto made = make_stopped(ms_max, [&](std::stop_token stop) {
+            spec.stop = std::move(stop);
+            return create_sandbox(home, spec);
+        });
+        Status done;
+        if (made) {
+            const std::string& id = made->info.record.id;
+            done = run_command(made->agent, id);  // it lives: a stop that came later is no matter
+            if (Status destroyed = destroy_sandbox(home, id); done)
+                done = destroyed;
+        }
+        tell_stopped(made, done, outcome);
+    }
+}
+
+void stopped_templates(const Home& home, std::istringstream& words, Outcome& outcome) {
+    int count = 0, ms_max = 0;
+    TemplateSpec spec = {.name = "stopped", .memory_bytes = 128 << 20, .disk_bytes = 2 << 20};
+    words >> count >> ms_max >> spec.image;
+    for (int number = 0; number < count; number++) {
+        const auto made = make_stopped(ms_max, [&](std::stop_token stop) {
+            spec.stop = std::move(stop);
+            return create_template(home, spec, [](const std::string&) {});
+        });
+        tell_stopped(made, made ? remove_template(home, spec.name) : Status(), outcome);
+    }
+}
+
 int serve() {
     auto home = Home::open();
     if (!home) {
@@ -144,6 +205,10 @@ int serve() {
             rounds(*home, words, outcome);
         else if (order == "same")
             same(*home, words, outcome);
+        else if (order == "stopped")
+            stopped(*home, words, outcome);
+        else if (order == "stopped-templates")
+            stopped_templates(*home, words, outcome);
         else
             return 64;
         std::printf("%s\n", outcome.document().dump().c_str());

@@ -9,7 +9,7 @@
 namespace spore {
 inline namespace v1 {
 
-/// Every call that talks to a sandbox takes one. Without one it waits as long as it takes.
+/// Every call that makes or talks to a sandbox takes one. Without one it waits as long as it takes.
 struct Call {
     /// The call ends then with Code::timeout, and what it was doing is ended in the guest too: a
     /// command is killed, a file that was being replaced is as it was.

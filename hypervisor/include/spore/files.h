@@ -36,11 +36,28 @@ struct WriteOptions {
     bool sync = false;       ///< On the guest's disk before it is done.
 };
 
+/// What a copy has done so far.
+struct TreeCounts {
+    uint64_t bytes = 0;        ///< Of files' content.
+    uint64_t files = 0;        ///< Whole ones.
+    uint64_t directories = 0;  ///< Made or found.
+    uint64_t links = 0;        ///< Symbolic links, and further names of one file.
+    uint64_t skipped = 0;      ///< Left out: FIFOs, sockets, devices, what went meanwhile.
+};
+
+/// How a tree is copied. The functions are called in the thread that called.
+struct TreeOptions {
+    std::function<void(const TreeCounts&)> progress = {};  ///< After each piece.
+    /// What was left out, and why.
+    std::function<void(const std::string& path, const std::string& why)> skipped = {};
+    std::string user = {};   ///< copy_in: owner of what is new, as Command::user.
+    uint64_t bytes_max = 0;  ///< copy_out: resource_exhausted above it; 0: no limit.
+};
+
 /// A sandbox's files; see Sandbox::files. Paths are any bytes that Linux allows but NUL, and begin
-/// at
-/// "/"; none ever meets a shell. Cheap to copy; thread-safe as Sandbox. Errors of every call beside
-/// its own: not_found, permission_denied, invalid_argument (a path that is empty, too long, or of
-/// the wrong kind), timeout, unavailable, host_unsupported (an agent that is too old).
+/// at "/"; none ever meets a shell. Cheap to copy; thread-safe as Sandbox. Errors of every call
+/// beside its own: not_found, permission_denied, invalid_argument (a path that is empty, too long,
+/// or of the wrong kind), timeout, unavailable, host_unsupported (an agent that is too old).
 class Files {
   public:
     /// What a file is.
@@ -114,6 +131,18 @@ class Files {
     /// Changes the mode, and with a `user` the owner, through symbolic links.
     Status set_mode(const std::string& path, uint32_t mode, const std::string& user = {},
                     const Call& call = {}) const;
+    /// Copies a file or a directory with all that is in it from this host into the sandbox, with
+    /// modes and times, symbolic links as such. A target that is a directory or ends in "/" gets
+    /// the source under its own name in it, and the contents of a source that ends in "/.";
+    /// directories are merged with what is there, files replaced, each in one step. On an error
+    /// what was copied stays.
+    Result<TreeCounts> copy_in(const std::string& from_host, const std::string& to,
+                               const TreeOptions& options = {}, const Call& call = {}) const;
+    /// The same out of the sandbox. Whatever names and links the guest gives, nothing outside of
+    /// `to_host` is written and no symbolic link is followed but on the way to it; nothing that
+    /// arrives has the set-user-ID, set-group-ID or sticky bit.
+    Result<TreeCounts> copy_out(const std::string& from, const std::string& to_host,
+                                const TreeOptions& options = {}, const Call& call = {}) const;
     /// Returns as soon as no change can be missed. A `recursive` one covers directories made later;
     /// what is in those already may be told twice.
     Result<Watch> watch(const std::string& path, bool recursive = false,

@@ -3,6 +3,7 @@
 /// @file
 /// This host: its templates and its sandboxes. Where a program begins.
 
+#include <spore/call.h>
 #include <spore/error.h>
 #include <spore/sandbox.h>
 #include <spore/template.h>
@@ -42,20 +43,21 @@ class Host {
     Result<std::vector<Finding>> examine() const;
 
     /// Boots an image, prepares it and snapshots it; the template appears whole or not at all.
-    /// Takes seconds to minutes, bounded by the limits of `spec`. Errors: already_exists, not_found
-    /// (image, kernel), invalid_argument, timeout (naming the step), unavailable (a command of
-    /// `prepare` failed), host_unsupported.
-    Result<Template> create_template(const Template::Spec& spec,
-                                     const OnProgress& progress = {}) const;
+    /// Takes seconds to minutes, bounded by the limits of `spec` and by the call. Errors:
+    /// already_exists, not_found (image, kernel), invalid_argument, timeout (naming the step),
+    /// unavailable (a command of `prepare` failed, or the call was cancelled), host_unsupported.
+    Result<Template> create_template(const Template::Spec& spec, const OnProgress& progress = {},
+                                     const Call& call = {}) const;
     /// Errors: not_found, corrupt, version_mismatch.
     Result<Template> find_template(const std::string& name) const;
     /// All of them, by name.
     Result<std::vector<Template>> list_templates() const;
 
     /// Clones a template. Nothing has run in it before it had its own entropy, clock and names. On
-    /// any error nothing is left of it. Errors: not_found (template), already_exists (ID),
-    /// invalid_argument, timeout, resource_exhausted, corrupt, version_mismatch.
-    Result<Sandbox> create_sandbox(const Sandbox::Spec& spec) const;
+    /// any error nothing is left of it. The call counts beside Spec::limit. Errors: not_found
+    /// (template), already_exists (ID), invalid_argument, timeout, resource_exhausted, corrupt,
+    /// version_mismatch, unavailable (the call was cancelled).
+    Result<Sandbox> create_sandbox(const Sandbox::Spec& spec, const Call& call = {}) const;
     /// Errors: not_found.
     Result<Sandbox> find_sandbox(const std::string& id) const;
     /// All that are alive or have ended and were not destroyed.

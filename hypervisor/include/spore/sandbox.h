@@ -5,9 +5,11 @@
 
 #include <spore/call.h>
 #include <spore/command.h>
+#include <spore/context.h>
 #include <spore/error.h>
 #include <spore/files.h>
 #include <spore/process.h>
+#include <spore/session.h>
 #include <spore/socket.h>
 #include <spore/template.h>
 
@@ -78,6 +80,23 @@ class Sandbox {
     Result<std::vector<Process>> processes(const Call& call = {}) const;
     /// "17" is an ID, all else a name: of the one that runs, else of the last that ended.
     Result<Process> find_process(const std::string& id_or_name, const Call& call = {}) const;
+
+    /// Makes a session, a shell that keeps its state. Errors: already_exists, invalid_argument,
+    /// not_found (user, cwd, shell), resource_exhausted.
+    Result<Session> create_session(const Session::Spec& spec, const Call& call = {}) const;
+    /// All that were made and not removed.
+    Result<std::vector<Session>> sessions(const Call& call = {}) const;
+    /// Errors: not_found.
+    Result<Session> find_session(const std::string& name, const Call& call = {}) const;
+
+    /// Starts an interpreter that keeps its state, and returns when it takes code. Errors:
+    /// already_exists, invalid_argument, not_found (no such interpreter in the sandbox),
+    /// unavailable (it has ended at once).
+    Result<CodeContext> create_context(const CodeContext::Spec& spec, const Call& call = {}) const;
+    /// All that live.
+    Result<std::vector<CodeContext>> contexts(const Call& call = {}) const;
+    /// Errors: not_found.
+    Result<CodeContext> find_context(const std::string& name, const Call& call = {}) const;
 
     /// Its files.
     Files files() const;

@@ -90,6 +90,42 @@ TEST_F(LibraryFiles, StreamsWhatIsLargeAndLeavesAFileAsItWasWhenThatFails) {
     EXPECT_EQ(files->stat(place + "/big", false, soon())->size, kBytes);
 }
 
+TEST_F(LibraryFiles, CopiesTreesBothWaysAndTellsHowFarItIs) {
+    const std::string source = fake.home() / "source", back = fake.home() / "back";
+    std::filesystem::create_directories(source + "/d");
+    std::ofstream(source + "/d/file") << "content";
+    std::filesystem::create_symlink("d/file", source + "/link");
+    ASSERT_EQ(::mkfifo((source + "/fifo").c_str(), 0600), 0);
+    std::vector<uint64_t> told;
+    std::vector<std::string> skipped;
+    const TreeOptions options = {
+        .progress = [&](const TreeCounts& counts) { told.push_back(counts.bytes); },
+        .skipped = [&](const std::string& path, const std::string&) { skipped.push_back(path); }};
+    const auto in = files->copy_in(source, place, options, soon());
+    ASSERT_TRUE(in) << in.error().message;
+    EXPECT_EQ(in->bytes, 7u);
+    EXPECT_EQ(in->files, 1u);
+    EXPECT_EQ(in->directories, 2u);
+    EXPECT_EQ(in->links, 1u);
+    EXPECT_EQ(in->skipped, 1u);
+    ASSERT_FALSE(told.empty());
+    EXPECT_EQ(told.back(), 7u);
+    EXPECT_THAT(skipped, testing::ElementsAre(place + "/source/fifo"));
+    const auto out = files->copy_out(place + "/source", back, {}, soon());
+    ASSERT_TRUE(out) << out.error().message;
+    EXPECT_EQ(out->files, 1u);
+    std::string content;
+    std::ifstream(back + "/link") >> content;
+    EXPECT_EQ(content, "content");
+    EXPECT_EQ(
+        files->copy_out(place + "/source", back + "/2", {.bytes_max = 3}, soon()).error().code,
+        Code::resource_exhausted);
+    std::stop_source stop;
+    stop.request_stop();
+    EXPECT_EQ(files->copy_in(source, place, {}, {.stop = stop.get_token()}).error().code,
+              Code::unavailable);
+}
+
 TEST_F(LibraryFiles, WatchTellsChangesUntilItIsCancelled) {
     const auto watch = files->watch(place, true, soon());
     ASSERT_TRUE(watch) << watch.error().message;

@@ -87,6 +87,32 @@ TEST_F(Copy, TreeComesBackAsItWas) {
     EXPECT_EQ(got("back/large"), got("tree/large"));
 }
 
+TEST_F(Copy, NamesOfOneFileAreThatAgainOnTheHost) {
+    fs::create_directories(at("tree/sub"));
+    put("tree/one", "content");
+    put("tree/other", "content");
+    put("outside", "content");
+    fs::create_hard_link(at("tree/one"), at("tree/sub/two"));
+    fs::create_hard_link(at("tree/one"), at("tree/three"));
+    fs::create_hard_link(at("outside"), at("tree/lone"));  // its other name is not copied
+    const auto inode = [&](const std::string& name) {
+        struct stat about = {};
+        EXPECT_EQ(::lstat(at(name).c_str(), &about), 0) << name;
+        return about.st_ino;
+    };
+    for (int round = 0; round < 2; ++round) {  // the second over what is there
+        const auto back = out("tree/.", "back");
+        ASSERT_TRUE(back) << back.error().message;
+        EXPECT_EQ(back->files, 3u);
+        EXPECT_EQ(back->links, 2u);
+    }
+    EXPECT_EQ(all_of("back"), all_of("tree"));
+    EXPECT_EQ(inode("back/one"), inode("back/sub/two"));
+    EXPECT_EQ(inode("back/one"), inode("back/three"));
+    EXPECT_NE(inode("back/one"), inode("back/other"));
+    EXPECT_NE(inode("back/lone"), inode("outside"));
+}
+
 TEST_F(Copy, PutsItsSourceWhereCpDoes) {
     put("file", "1");
     fs::create_directories(at("dir"));
@@ -150,14 +176,25 @@ class HostileAgent {
     }
 
     Result<CopyCounts> copy(const std::string& to) {
-        auto connection =
-            TRY(AgentConnection::over(TRY(AgentClient::over(std::move(other_), soon()))));
-        auto counts = copy_out(connection, "/tree", to, {.deadline = soon()});
-        connection->close();
-        return counts;
+        return use(
+            [&](const auto& agent) { return copy_out(agent, "/tree", to, {.deadline = soon()}); });
+    }
+    Result<CopyCounts> copy_to(const std::shared_ptr<AgentConnection>& target,
+                               const std::string& to) {
+        return use([&](const auto& agent) {
+            return copy_across(agent, "/tree", target, to, {.deadline = soon()});
+        });
     }
 
   private:
+    template <typename Use>
+    Result<CopyCounts> use(Use copies) {
+        auto connection =
+            TRY(AgentConnection::over(TRY(AgentClient::over(std::move(other_), soon()))));
+        auto counts = copies(connection);
+        connection->close();
+        return counts;
+    }
     flatbuffers::Offset<wire::FileEntry> entry(const Entry& each) {
         auto& buffer = builder_.buffer();
         const auto bytes = [&](const std::string& text) {
@@ -277,6 +314,80 @@ TEST_F(HostileCopy, LinksThatLeadOutAreMadeAndNeverFollowed) {
     ASSERT_TRUE(replaced) << replaced.error().message;
     EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(base.path() + "/to/tree/same")));
     EXPECT_EQ(fs::status(base.path() + "/to/tree/same").permissions(), fs::perms(0777));
+}
+
+class AcrossCopy : public Copy {
+  protected:
+    void SetUp() override {
+        Copy::SetUp();
+        auto made = AgentConnection::over(second.client());
+        ASSERT_TRUE(made) << made.error().message;
+        target = std::move(*made);
+    }
+    Result<CopyCounts> across(const std::string& from, const std::string& to) {
+        return copy_across(connection, at(from), target, at(to), {.deadline = soon()});
+    }
+
+    RunningAgent second;
+    std::shared_ptr<AgentConnection> target;
+};
+
+TEST_F(AcrossCopy, TreeIsInTheOtherGuestAsItWas) {
+    make_tree("tree");
+    const auto counts = across("tree", "other");
+    ASSERT_TRUE(counts) << counts.error().message;
+    EXPECT_EQ(counts->files, 204u);
+    EXPECT_EQ(counts->directories, 4u);
+    EXPECT_EQ(counts->links, 2u);
+    EXPECT_EQ(counts->skipped, 1u) << "the FIFO";
+    fs::remove(at("tree/fifo"));
+    EXPECT_EQ(all_of("other"), all_of("tree"));
+    fs::create_directories(at("dir"));
+    EXPECT_TRUE(across("tree/a/1", "dir"));
+    EXPECT_TRUE(across("tree/.", "dir"));
+    EXPECT_EQ(got("dir/1"), got("tree/a/1"));
+    EXPECT_EQ(got("dir/large"), got("tree/large"));
+    EXPECT_EQ(code(across("none", "dir")), Code::not_found);
+}
+
+TEST_F(AcrossCopy, AFileThatCannotBeWrittenIsAsItWas) {
+    const SmallDisk disk(at("small"));
+    if (!disk)
+        GTEST_SKIP() << "tmpfs cannot be mounted here";
+    put("large", pattern(3'000'000, 4));
+    put("small/file", "old");
+    EXPECT_EQ(code(across("large", "small/file")), Code::resource_exhausted);
+    EXPECT_EQ(got("small/file"), "old");
+    EXPECT_THAT(names("small"), ElementsAre("file"));
+}
+
+TEST_F(AcrossCopy, AHostileSourceStaysWithinItsTarget) {
+    put("victim", "safe");
+    fs::create_directories(at("to"));
+    fs::create_directories(at("elsewhere"));
+    using wire::FileType;
+    const std::string out = at("elsewhere");
+    const std::vector<std::vector<HostileAgent::Entry>> lists = {
+        {{"../victim"}},
+        {{"a/../../victim"}},
+        {{""}},
+        {{"link", FileType::symlink, out}, {"link/file"}},
+        {{"link", FileType::directory, ""}, {"link/file"}},  // a symbolic link of before
+        {{"dir", FileType::directory, ""},
+         {"dir/out", FileType::symlink, out},
+         {"dir/out/sub", FileType::directory, ""}},
+        {{"turn", FileType::directory, ""}, {"turn", FileType::symlink, out}, {"turn/file"}},
+        {{"no/such/parent"}},
+    };
+    for (const auto& list : lists) {
+        const auto copied = HostileAgent(list).copy_to(target, at("to"));
+        EXPECT_FALSE(copied) << list.front().path;
+    }
+    EXPECT_EQ(got("victim"), "safe");
+    EXPECT_TRUE(fs::is_empty(out));
+    EXPECT_TRUE(HostileAgent({{"file"}}).copy_to(target, at("to")));
+    EXPECT_EQ(got("to/tree/file"), "hostile");
+    EXPECT_EQ(fs::status(at("to/tree/file")).permissions(), fs::perms(0777)) << "no set-user-ID";
 }
 
 }  // namespace

@@ -88,6 +88,33 @@ TEST_F(PythonContext, TellsErrorsWithTheLinesOfTheCode) {
     EXPECT_EQ(run("1 + 1").plain, "2") << "it goes on";
 }
 
+// Whoever waits no longer has no use for what it does.
+TEST_F(PythonContext, InterruptsARunWhoseCallerLeaves) {
+    const std::string code = "print('up')\nimport time\ntime.sleep(1000)";
+    const RunStreams refusing = {
+        .on_stdout = [](std::string_view) -> Status { return fail(Code::internal, "enough"); },
+        .on_stderr = {},
+        .on_display = {}};
+    const auto refused = contexts().run("one", code, refusing, {}, soon());
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message, HasSubstr("enough"));
+    EXPECT_EQ(run("1 + 1").plain, "2");
+
+    std::stop_source stop;
+    const RunStreams stopping = {.on_stdout = [&](std::string_view) -> Status {
+                                     stop.request_stop();
+                                     return {};
+                                 },
+                                 .on_stderr = {},
+                                 .on_display = {}};
+    const CancelScope scope(stop.get_token());
+    const auto stopped = contexts().run("one", code, stopping, {}, soon());
+    ASSERT_FALSE(stopped);
+    EXPECT_EQ(stopped.error().code, Code::unavailable);
+    const CancelScope on(std::stop_token{});
+    EXPECT_EQ(run("2 + 2").plain, "4");
+}
+
 TEST_F(PythonContext, TakesWhatIsWrittenToItsDescriptors) {
     Ran ran =
         run("import os; os.system('echo sub; echo suberr >&2'); os.write(1, b'\\xff\\x00'); None");
