@@ -8,6 +8,7 @@
 
 #include "hypervisor/cli/agent_link.h"
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/cli/environment_options.h"
 
 namespace spore::cli {
 
@@ -24,7 +25,7 @@ struct CreateOptions {
     std::string sandbox;
     ContextSpec spec;
     std::string language = "python";
-    std::vector<std::string> environment;
+    EnvironmentOptions environment;
 };
 
 struct RunOptions {
@@ -39,8 +40,7 @@ Status create(Context& context, CreateOptions options) {
     spec.language = TRY(language_of(options.language));
     if (spec.name.empty())
         spec.name = options.language;
-    for (auto& [name, value] : TRY(parse_pairs("env", options.environment)))
-        spec.environment.emplace_back(name, value);
+    spec.environment = TRY(variables_of(options.environment));
     auto agent = TRY(link_agent(options.sandbox));
     TRY(CodeContexts(*agent).create(spec, std::chrono::steady_clock::now() + kStartLimit));
     if (context.globals.json)
@@ -202,9 +202,8 @@ void add_create(CLI::App& group, Context& context) {
     command->add_option("--language,-l", options->language, "python or javascript (python)");
     command->add_option("--program", options->spec.program,
                         "the interpreter (python3 or node, by PATH)");
-    command->add_option("--env,-e", options->environment, "NAME=VALUE; repeatable")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    add_environment_options(command, options->environment);
+    add_unset_option(command, options->spec.unset);
     command->add_option("--workdir,-w", options->spec.cwd, "directory to run it in");
     command->add_option("--user,-u", options->spec.user, "who runs it: name or UID (root)");
     on_chosen(command, context, [&context, options] { return create(context, *options); });

@@ -1,4 +1,4 @@
-// spore cp: files and trees between this host and a sandbox.
+// spore cp: files and trees between this host and a sandbox, and between sandboxes.
 
 #include <unistd.h>
 
@@ -61,12 +61,13 @@ Result<CopyCounts> copy_stream(const std::shared_ptr<AgentConnection>& agent, co
 
 Status copy(Context& context, const CopyWords& words) {
     const Side from = parse_side(words.from), to = parse_side(words.to);
-    if (from.id.empty() == to.id.empty()) {
+    if (from.id.empty() && to.id.empty()) {
         return fail(Code::invalid_argument, "'" + words.from + "' and '" + words.to +
                                                 "': one of them must be ID:PATH, of a sandbox");
     }
+    const bool across = !from.id.empty() && !to.id.empty();
     auto agent = TRY(link_agent(from.id.empty() ? to.id : from.id));
-    const bool stream = (from.id.empty() ? from.path : to.path) == "-";
+    const bool stream = !across && (from.id.empty() ? from.path : to.path) == "-";
     ByteProgress progress(context.globals, stream && to.id.empty());
     CopyOptions options;
     options.user = words.user;
@@ -76,9 +77,11 @@ Status copy(Context& context, const CopyWords& words) {
     options.on_skipped = [](const std::string& path, const std::string& why) {
         std::fprintf(stderr, "spore: left out '%s': %s\n", printable(path).c_str(), why.c_str());
     };
-    const CopyCounts counts = TRY(stream            ? copy_stream(agent, from, to, options)
-                                  : from.id.empty() ? copy_in(agent, from.path, to.path, options)
-                                                    : copy_out(agent, from.path, to.path, options));
+    const CopyCounts counts =
+        TRY(across   ? copy_across(agent, from.path, TRY(link_agent(to.id)), to.path, options)
+            : stream ? copy_stream(agent, from, to, options)
+            : from.id.empty() ? copy_in(agent, from.path, to.path, options)
+                              : copy_out(agent, from.path, to.path, options));
     if (context.globals.json && !(stream && to.id.empty()))
         print_json(to_json(counts));
     return {};
@@ -90,8 +93,9 @@ void add_cp(CLI::App& app, Context& context) {
     auto words = std::make_shared<CopyWords>();
     CLI::App* command = app.add_subcommand(
         "cp",
-        "copy a file or a tree, one side ID:PATH\n\n"
-        "Modes, times and symbolic links are kept, owners are not. A directory as DST gets SRC\n"
+        "copy a file or a tree, one side ID:PATH, or both\n\n"
+        "Modes, times and symbolic links are kept, owners are not. A directory as DST gets "
+        "SRC\n"
         "under its name; SRC/. is what is in it. `-` is standard input or output.");
     command->add_option("src", words->from, "ID:PATH or a path of this host")->required();
     command->add_option("dst", words->to, "a path of this host or ID:PATH")->required();

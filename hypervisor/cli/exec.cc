@@ -1,8 +1,6 @@
 // spore exec: one command in a sandbox, its streams ours, its exit status ours.
 
-#include <cstdlib>
-#include <fstream>
-
+#include "hypervisor/cli/environment_options.h"
 #include "hypervisor/cli/exec_run.h"
 
 namespace spore::cli {
@@ -12,49 +10,11 @@ namespace {
 struct ExecOptions {
     ExecRun run;
     std::vector<std::string> argv;
-    std::vector<std::string> environment;
-    std::vector<std::string> environment_files;
+    EnvironmentOptions environment;
     std::string limit;
     bool terminal = false;
     bool shell = false;
 };
-
-using Variables = std::vector<std::pair<std::string, std::string>>;
-
-// "NAME=VALUE", or "NAME" with the value that it has in our own environment: so a secret need not
-// stand in an argv, which every process of this machine may see.
-Status add_variable(Variables& variables, const std::string& word, const std::string& where) {
-    const size_t equals = word.find('=');
-    const std::string name = word.substr(0, equals);
-    if (name.empty())
-        return fail(Code::invalid_argument, where + " '" + word + "': must be NAME=VALUE or NAME");
-    if (equals != std::string::npos) {
-        variables.emplace_back(name, word.substr(equals + 1));
-        return {};
-    }
-    const char* value = std::getenv(name.c_str());
-    if (value == nullptr)
-        return fail(Code::invalid_argument,
-                    where + " '" + name + "': has no value, and is not in our own environment");
-    variables.emplace_back(name, value);
-    return {};
-}
-
-// One such word on each line; empty ones and those that begin with '#' are passed over.
-Status add_file(Variables& variables, const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file)
-        return fail_errno("env-file " + path);
-    size_t number = 0;
-    for (std::string line; std::getline(file, line);) {
-        ++number;
-        if (!line.empty() && line[0] != '#')
-            TRY(add_variable(variables, line, path + ":" + std::to_string(number)));
-    }
-    if (file.bad())
-        return fail_errno("env-file " + path);
-    return {};
-}
 
 std::string joined(const std::vector<std::string>& words) {
     std::string line;
@@ -71,10 +31,7 @@ Status complete(ExecOptions& options) {
         request.argv = {joined(options.argv)};
     else
         request.argv = options.argv;
-    for (const std::string& path : options.environment_files)
-        TRY(add_file(request.environment, path));
-    for (const std::string& word : options.environment)
-        TRY(add_variable(request.environment, word, "env"));
+    request.environment = TRY(variables_of(options.environment));
     if (!options.limit.empty())
         request.timeout = TRY(parse_duration("timeout", options.limit));
     if (options.terminal)
@@ -89,19 +46,6 @@ void add_streams(CLI::App* command, ExecOptions& options) {
     command->add_flag("--shell", options.shell, "the words are one line for /bin/sh");
 }
 
-void add_environment(CLI::App* command, ExecOptions& options) {
-    const auto repeatable = [](CLI::Option* option) { option->allow_extra_args(false); };
-    repeatable(command->add_option("--env,-e", options.environment,
-                                   "NAME=VALUE for it alone; NAME: as it is in our environment, so "
-                                   "that a secret is in no argv; repeatable"));
-    repeatable(command->add_option("--env-file", options.environment_files,
-                                   "such words, one a line; repeatable"));
-    repeatable(command->add_option("--unset", options.run.request.unset,
-                                   "leave this variable out; repeatable"));
-    command->add_flag("--clear-env", options.run.request.clear_environment,
-                      "start it without the sandbox's variables");
-}
-
 }  // namespace
 
 void add_exec(CLI::App& app, Context& context) {
@@ -113,7 +57,9 @@ void add_exec(CLI::App& app, Context& context) {
         "failure; 126 not executable; 127 not found.");
     command->add_option("id", options->run.id, "the sandbox")->required();
     command->add_option("argv", options->argv, "the command, after --")->required();
-    add_environment(command, *options);
+    add_environment_options(command, options->environment);
+    add_unset_option(command, options->run.request.unset);
+    add_clear_option(command, options->run.request.clear_environment);
     command->add_option("--session,-s", options->run.request.session,
                         "the words are one line for this session's shell (spore session)");
     command->add_option("--workdir,-w", options->run.request.cwd, "directory to run it in");

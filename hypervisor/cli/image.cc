@@ -139,7 +139,8 @@ void add_image(CLI::App& app, Context& context) {
     auto options = std::make_shared<BuildOptions>();
     CLI::App* build = group->add_subcommand("build", "make an image from Debian's packages");
     build->add_option("name", options->name, "the image's name")->required();
-    build->add_option("--recipe", options->recipe, "debian, busybox, or a recipe file (debian)");
+    build->add_option("--recipe", options->recipe,
+                      "debian, code, busybox, or a recipe file (debian)");
     build->add_option("--packages", options->packages, "more packages: a,b,c");
     build->add_option("--kernel", options->kernel,
                       "stock: Debian's; tuned: ours, built first (6 min); or stock,tuned (stock)");

@@ -8,6 +8,7 @@
 
 #include "hypervisor/cli/agent_link.h"
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/cli/environment_options.h"
 #include "hypervisor/cli/process.h"
 
 namespace spore::cli {
@@ -18,7 +19,7 @@ using nlohmann::json;
 
 struct StartOptions {
     ProcessSpec spec;
-    std::vector<std::string> environment;
+    EnvironmentOptions environment;
 };
 
 struct SignalOptions {
@@ -43,8 +44,7 @@ json to_json(const ProcessStatus& process) {
 }
 
 Status start(Context& context, const std::string& sandbox, StartOptions options) {
-    for (auto& [name, value] : TRY(parse_pairs("env", options.environment)))
-        options.spec.command.environment.emplace_back(name, value);
+    options.spec.command.environment = TRY(variables_of(options.environment));
     auto agent = TRY(link_agent(sandbox));
     const auto started = TRY(AgentProcesses(*agent).start(options.spec, answer_deadline()));
     if (started.id == 0) {
@@ -160,9 +160,9 @@ void add_start(CLI::App& group, Context& context) {
     command->add_option("id", *sandbox, "the sandbox")->required();
     command->add_option("argv", request.argv, "the program, after --")->required();
     command->add_option("--name", options->spec.name, "to find it by; of no other that runs");
-    command->add_option("--env,-e", options->environment, "NAME=VALUE; repeatable")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    add_environment_options(command, options->environment);
+    add_unset_option(command, request.unset);
+    add_clear_option(command, request.clear_environment);
     command->add_option("--workdir,-w", request.cwd, "directory to run it in");
     command->add_option("--user,-u", request.user, "who runs it: name or UID (root)");
     command->add_flag("-i,--stdin", options->spec.with_stdin,

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/cli/environment_options.h"
 #include "hypervisor/cli/network.h"
 #include "hypervisor/cli/quota_options.h"
 #include "hypervisor/jail/cgroup.h"
@@ -78,13 +79,14 @@ nlohmann::json jail_of(const Home& home, const SandboxInfo& info) {
 struct CreateOptions {
     SandboxSpec spec;
     QuotaWords quotas;
-    std::vector<std::string> environment;
+    EnvironmentOptions environment;
     std::vector<std::string> labels;
     std::string limit = "60s";
 };
 
 Status create(Context& context, CreateOptions& options) {
-    options.spec.environment = TRY(parse_pairs("env", options.environment));
+    for (auto& [name, value] : TRY(variables_of(options.environment)))
+        options.spec.environment[name] = std::move(value);
     options.spec.labels = TRY(parse_pairs("label", options.labels));
     options.spec.quotas = TRY(with_words({}, options.quotas));
     options.spec.limit = TRY(parse_duration("timeout", options.limit));
@@ -164,9 +166,9 @@ void add_sandbox(CLI::App& app, Context& context) {
     command->add_option("id", options->spec.id, "its name (a random one)");
     command->add_option("--template,-t", options->spec.template_name, "the template to clone")
         ->required();
-    command->add_option("--env,-e", options->environment,
-                        "NAME=VALUE for every command in it; repeatable");
-    command->add_option("--label", options->labels, "NAME=VALUE to find it by; repeatable");
+    add_environment_options(command, options->environment);
+    command->add_option("--label", options->labels, "NAME=VALUE to find it by; repeatable")
+        ->allow_extra_args(false);
     command->add_option("--owner", options->spec.owner, "whose it is");
     add_network_options(command, options->spec.network);
     add_quota_options(*command, options->quotas);

@@ -4,14 +4,14 @@
 
 #include "hypervisor/cli/agent_link.h"
 #include "hypervisor/cli/commands.h"
+#include "hypervisor/cli/environment_options.h"
 
 namespace spore::cli {
 
 namespace {
 
-Status create(const std::string& id, SessionSpec& spec, const std::vector<std::string>& words) {
-    for (const auto& [name, value] : TRY(parse_pairs("env", words)))
-        spec.environment.emplace_back(name, value);
+Status create(const std::string& id, SessionSpec& spec, const EnvironmentOptions& environment) {
+    spec.environment = TRY(variables_of(environment));
     auto agent = TRY(link_agent(id));
     return create_session(*agent, spec, answer_deadline());
 }
@@ -43,17 +43,15 @@ void add_create(CLI::App* group, Context& context) {
     struct Options {
         std::string id;
         SessionSpec spec;
-        std::vector<std::string> environment;
+        EnvironmentOptions environment;
     };
     auto options = std::make_shared<Options>();
     CLI::App* command = group->add_subcommand(
         "create", "start a shell that keeps its state between lines (spore exec -s NAME)");
     command->add_option("id", options->id, "the sandbox")->required();
     command->add_option("name", options->spec.name, "the session's name")->required();
-    command->add_option("--env,-e", options->environment, "NAME=VALUE; repeatable")
-        ->allow_extra_args(false);
-    command->add_option("--unset", options->spec.unset, "leave this variable out; repeatable")
-        ->allow_extra_args(false);
+    add_environment_options(command, options->environment);
+    add_unset_option(command, options->spec.unset);
     command->add_option("--workdir,-w", options->spec.cwd, "directory to start in (the home)");
     command->add_option("--user,-u", options->spec.user, "whose shell: name or UID (root)");
     command->add_option("--shell", options->spec.shell, "a POSIX shell (/bin/sh)");

@@ -101,6 +101,7 @@ Result<const wire::Frame*> AgentStream::next() {
             return std::unexpected(*hub_->broken);
         return nullptr;
     }
+    hub_->recycle(std::move(current_));
     current_ = std::move(slot_->frames.front());
     slot_->frames.pop_front();
     const auto* frame = wire::GetSizePrefixedFrame(current_.data());

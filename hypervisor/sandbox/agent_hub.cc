@@ -13,6 +13,12 @@ namespace spore {
 
 namespace {
 
+// Blocks of frames that were read are kept for the next ones: as many as a window has of data.
+// Given back and asked for again each would be mapped and zeroed anew.
+constexpr size_t kSparesMax = 8;
+constexpr size_t kSpareBytesMin = 4 * limits::kKiB;
+constexpr size_t kSpareBytesMax = 2 * limits::kFrameChunkBytes;
+
 bool is_last(wire::Body body) {
     switch (body) {
         case wire::Body::HelloReply:
@@ -56,6 +62,12 @@ void AgentStream::Hub::notify(const Slot* slot) {
     look_again();
 }
 
+void AgentStream::Hub::recycle(std::vector<std::byte>&& frame) {
+    if (frame.capacity() >= kSpareBytesMin && frame.capacity() <= kSpareBytesMax &&
+        spares.size() < kSparesMax)
+        spares.push_back(std::move(frame));
+}
+
 void AgentStream::Hub::look_again() {
     if (leading)
         ::eventfd_write(wake.get(), 1);
@@ -72,24 +84,32 @@ Status AgentStream::Hub::add(const Slot& slot, std::span<const std::byte> frame)
     }
     if (slot.cancelled)
         return fail(Code::unavailable, "agent: the request was cancelled");
+    // Most often the socket takes all of it, and nothing is copied.
+    if (unsent() == 0)
+        frame = frame.subspan(send(frame));
     out.insert(out.end(), frame.begin(), frame.end());
-    write();
     if (unsent() > 0)
         look_again();  // for the socket to take more
     return {};
 }
 
-void AgentStream::Hub::write() {
-    while (unsent() > 0) {
-        const ssize_t count =
-            ::send(socket.get(), out.data() + out_sent, unsent(), MSG_NOSIGNAL | MSG_DONTWAIT);
+size_t AgentStream::Hub::send(std::span<const std::byte> bytes) {
+    size_t sent = 0;
+    while (sent < bytes.size()) {
+        const ssize_t count = ::send(socket.get(), bytes.data() + sent, bytes.size() - sent,
+                                     MSG_NOSIGNAL | MSG_DONTWAIT);
         if (count < 0 && errno == EINTR)
             continue;
         // A peer that has gone may have said why: that is still to be read.
         if (count < 0)
             break;
-        out_sent += static_cast<size_t>(count);
+        sent += static_cast<size_t>(count);
     }
+    return sent;
+}
+
+void AgentStream::Hub::write() {
+    out_sent += send(std::span(out).subspan(out_sent));
     if (unsent() == 0) {
         out.clear();
         out_sent = 0;
@@ -180,7 +200,13 @@ void AgentStream::Hub::deliver(const wire::Frame& frame, std::span<const std::by
                                        " bytes on a stream that was granted less"});
     }
     slot.ended = is_last(frame.body_type());
-    slot.frames.emplace_back(bytes.begin(), bytes.end());
+    std::vector<std::byte> kept;
+    if (bytes.size() >= kSpareBytesMin && !spares.empty()) {
+        kept = std::move(spares.back());
+        spares.pop_back();
+    }
+    kept.assign(bytes.begin(), bytes.end());
+    slot.frames.push_back(std::move(kept));
     slot.queued += cost_of(frame, bytes);
     notify(&slot);
 }

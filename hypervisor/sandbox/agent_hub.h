@@ -41,6 +41,7 @@ struct AgentStream::Hub {
     FrameReader reader;
     std::vector<std::byte> out;
     size_t out_sent = 0;
+    std::vector<std::vector<std::byte>> spares;  // see recycle
     std::unordered_map<uint32_t, std::shared_ptr<Slot>> slots;
     std::vector<Waiter*> waiters;
     uint64_t last_waiter = 0;
@@ -55,6 +56,8 @@ struct AgentStream::Hub {
     void end(Error why);
     Status add(const Slot& slot, std::span<const std::byte> frame);
     void write();
+    // A frame that its reader is done with: its memory serves another.
+    void recycle(std::vector<std::byte>&& frame);
     // Those who wait for `slot` are to look at it; nullptr: all.
     void notify(const Slot* slot);
 
@@ -64,6 +67,8 @@ struct AgentStream::Hub {
                 std::span<pollfd> others, Ready ready);
 
   private:
+    // As much as the socket takes now.
+    size_t send(std::span<const std::byte> bytes);
     void look_again();
     void lead(std::unique_lock<std::mutex>& lock, Deadline deadline);
     void read();

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 
 from host import check, check_equal, wait_until
@@ -101,10 +102,16 @@ def trees(host, box):
     counts = host.json('cp', tree, f'{box}:/root/tree')
     check_equal((counts['files'], counts['links'], counts['skipped']), (60, 2, 0), 'copied in')
     check_equal(host.exec(box, 'cd /root/tree && readlink link && find . -type f | wc -l'), 'd1\n60', 'in the guest')
+    host.exec(box, 'cd /root/tree && ln "d1/sub/file 1" d2/name')
+    shutil.copy(os.path.join(tree, 'd1/sub/file 1'), os.path.join(tree, 'd2/name'))
     back = os.path.join(host.directory('back'), 'tree')
     counts = host.json('cp', f'{box}:/root/tree', back)
-    check_equal((counts['files'], counts['links'], counts['skipped']), (60, 2, 0), 'copied out')
+    check_equal((counts['files'], counts['links'], counts['skipped']), (60, 3, 0), 'copied out')
     check_equal(digest(back), digest(tree), 'the tree that came back')
+    check(os.path.samefile(os.path.join(back, 'd1/sub/file 1'), os.path.join(back, 'd2/name')), 'one file of two names')
+    counts = host.json('cp', f'{box}:/root/tree', f'{box}:/root/again')  # the same sandbox on both sides
+    check_equal((counts['files'], counts['links'], counts['skipped']), (61, 2, 0), 'copied across')
+    check_equal(host.exec(box, 'cd /root && diff -r --no-dereference tree again && echo same'), 'same', 'the tree across')
     done = host.run('cp', '-', f'{box}:/root/stream', stdin=b'by cp')
     check_equal(host.run('cp', f'{box}:/root/stream', '-').stdout, b'by cp', '-')
     check_equal(done.stderr, b'', 'progress without a terminal')
@@ -144,21 +151,27 @@ def watching(host, box):
 
 
 def full_disk(host, box):
-    """A tmpfs, as filling the disk itself takes long here: the errors are the kernel's either way."""
-    host.exec(box, 'mkdir -p /root/full && mount -t tmpfs -o size=4m none /root/full')
+    """The root's ext4, of which all but little is reserved first (filling it takes long here), and a tmpfs."""
+    host.exec(box, 'fallocate -l $((($(stat -fc %f /) - 1024) * $(stat -fc %S /))) /root/fill && mkdir /root/full')
+    no_room(host, box, '/root/full')
+    host.exec(box, 'rm -r /root/fill /root/full/* && mount -t tmpfs -o size=4m none /root/full')
+    no_room(host, box, '/root/full')
+    check_equal(host.exec(box, 'umount /root/full && echo gone'), 'gone', 'nothing holds it')
+
+
+def no_room(host, box, directory):
     kept = os.urandom(MIB)
-    host.run('file', 'write', box, '/root/full/kept', stdin=kept)
+    host.run('file', 'write', box, f'{directory}/kept', stdin=kept)
     for options in ((), ('--append',)):
-        done = host.run('file', 'write', '--json', *options, box, '/root/full/kept',
+        done = host.run('file', 'write', '--json', *options, box, f'{directory}/kept',
                         stdin=os.urandom(8 * MIB), status=75)
         error = json.loads(done.stdout)['error']
         check_equal(error['code'], 'resource_exhausted', f'a full disk, {options}')
         check('No space left' in error['message'], error['message'])
-        got = host.run('file', 'read', box, '/root/full/kept').stdout
+        got = host.run('file', 'read', box, f'{directory}/kept').stdout
         check(got[:MIB] == kept, f'{options}: what was there')
         check_equal(len(got) == MIB, not options, 'replaced: as it was; appended: as far as it went')
-    check_equal(host.exec(box, 'ls -A /root/full'), 'kept', 'no temporary')
-    check_equal(host.exec(box, 'umount /root/full && echo gone'), 'gone', 'nothing holds it')
+    check_equal(host.exec(box, f'ls -A {directory}'), 'kept', 'no temporary')
 
 
 def cut_off(host, box):
