@@ -1,7 +1,10 @@
 """Interpreters in a sandbox that keep their state: `spore context`."""
 
 import base64
+import contextlib
 import json
+import os
+import struct
 
 from host import Skipped, check, check_equal, wait_until
 from sandbox_tests import Sandbox
@@ -46,13 +49,52 @@ def python(host):
         host.run('context', 'run', name, 'two', '1', status=125)
 
 
-def javascript(host):
-    with Sandbox(host, 'javascript') as name:
-        if host.run('exec', name, '--', 'node', '--version', status=None).returncode == 127:
-            raise Skipped(f'image {host.image} has no node')
-        host.run('context', 'create', name, 'js', '--language', 'javascript')
+@contextlib.contextmanager
+def code_sandbox(host):
+    """A clone with Node.js and matplotlib."""
+    if not os.path.exists(os.path.join(host.images, 'code', 'image.json')):
+        raise Skipped(f'image code: not in {host.images}; tests/e2e/make_image --name code --recipe code makes it')
+    host.run('template', 'create', 'code', '--image', 'code', '--kernel', host.fast_kernel, '--memory', '512M',
+             '--disk', '2G')
+    host.run('create', 'code', '--template', 'code')
+    try:
+        yield 'code'
+    finally:
+        host.run('destroy', 'code')
+        host.run('template', 'remove', 'code')
+
+
+FIGURE = '''import matplotlib.pyplot as plt
+plt.plot([1, 4, 9])
+plt.title("squares")
+None'''
+
+
+def languages(host):
+    with code_sandbox(host) as name:
+        host.run('context', 'create', name, 'js', '--language', 'javascript', '-e', 'GIVEN=here')
         run(host, name, 'js', 'const x = 6; function f(y) { return x * y }')
-        check_equal(run(host, name, 'js', 'f(7)')['result']['text/plain'], '42', 'a run')
+        found = run(host, name, 'js', 'console.log(process.env.GIVEN); console.error("err"); f(7)')
+        check_equal((found['status'], found['stdout'], found['stderr'], found['result']['text/plain']),
+                    ('ok', 'here\n', 'err\n', '42'), 'a run of JavaScript')
+        bad = run(host, name, 'js', 'function g() { null.x }\ng()', status=1)
+        check_equal((bad['status'], bad['error']['name']), ('error', 'TypeError'), 'an error of JavaScript')
+        check('at g' in bad['error']['traceback'], f'traceback: {bad["error"]["traceback"]}')
+        check_equal(json.loads(run(host, name, 'js', '({a: [1, 2]})')['result']['application/json']), {'a': [1, 2]},
+                    'an object')
+        late = run(host, name, 'js', 'while (true) {}', '--timeout', '5s', status=124)
+        check_equal((late['status'], late['context_lost']), ('timed_out', False), 'JavaScript that takes too long')
+        check_equal(run(host, name, 'js', 'f(1)')['result']['text/plain'], '6', 'what it knows then')
+
+        host.run('context', 'create', name, 'py')
+        figure = run(host, name, 'py', FIGURE)
+        check_equal(len(figure['displays']), 1, 'figures')
+        picture = base64.b64decode(figure['displays'][0]['image/png'])
+        width, height = struct.unpack('>II', picture[16:24])
+        check(picture.startswith(b'\x89PNG\r\n\x1a\n') and width > 100 and height > 100,
+              f'a PNG of {width} x {height}, {len(picture)} bytes')
+        run(host, name, 'py', 'x = 5')
+        check_equal(run(host, name, 'js', 'typeof y')['result']['text/plain'], "'undefined'", 'another context')
 
 
-TESTS = [('contexts-python', python), ('contexts-javascript', javascript)]
+TESTS = [('contexts-python', python), ('contexts-languages', languages)]

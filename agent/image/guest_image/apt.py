@@ -53,7 +53,7 @@ def parse_stanza(text):
 
 
 def find(name):
-    """The version of package `name` that apt would install."""
+    """The newest version of package `name` that the machine's sources have."""
     return find_all([name])[0]
 
 
@@ -61,13 +61,14 @@ def find_all(names):
     """As `find`, for several names. Asked once: reading the package lists takes apt a while."""
     unknown = [name for name in names if name not in _known]
     if unknown:
-        # It fails when one name is unknown, having shown the others.
-        shown = subprocess.run(['apt-cache', 'show', '--no-all-versions', '--', *unknown],
+        # It fails when one name is unknown, having shown the others. All versions, the newest first: one that
+        # is installed here from elsewhere is in no source, and has no checksum.
+        shown = subprocess.run(['apt-cache', 'show', '--all-versions', '--', *unknown],
                                stdin=subprocess.DEVNULL, capture_output=True, text=True,
                                errors='replace', check=False).stdout
         for stanza in map(parse_stanza, shown.split('\n\n')):
             if {'Package', 'Version', 'SHA256'} <= stanza.keys():
-                _known[stanza['Package']] = Package(stanza)
+                _known.setdefault(stanza['Package'], Package(stanza))
     for name in names:
         if name not in _known:
             raise Failure('not_found', f'package {name}',
