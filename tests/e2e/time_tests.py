@@ -239,14 +239,10 @@ def an_hour_old(host):
 # Passed twice; a third time the template's boot was not over in 180 s, at a load of ten: not seen why.
 SLOW_BOOT = 'a template of the stock kernel with 4 CPUs did not boot once on a busy machine; not looked into yet'
 
-# Seen to pass twice (108 and 119 s); once, beside a second bed, the clone's agent did not answer for
-# 180 s: starved, or a real stop of a machine of 4 CPUs, which is not known.
-SLOW_CLONE = 'a clone with 4 CPUs did not answer once on a busy machine; not looked into yet'
-
 TESTS = [
     ('time-1cpu-tuned', every_source('tuned', 1)),
     ('time-2cpus-tuned', every_source('tuned', 2)),
-    ('time-4cpus-tuned', not_yet(every_source('tuned', 4), SLOW_CLONE)),
+    ('time-4cpus-tuned', every_source('tuned', 4)),
     ('time-1cpu-stock', every_source('stock', 1)),
     ('time-4cpus-stock', not_yet(every_source('stock', 4), SLOW_BOOT)),
     ('time-an-hour-later', an_hour_old),
