@@ -21,9 +21,10 @@ struct ZygoteRequest {
     static constexpr uint32_t kDisksMax = 8;
     static constexpr uint32_t kNetworksMax = 8;
     // Descriptors: log, ready pipe, lease, console, control socket, vsock socket, go (a FIFO, open
-    // for both), then the disks, then the networks, then the directory of the cgroup.
+    // for both), then the disks, then the networks, then the claim of the user and the socket to
+    // whoever maps it, then the directory of the cgroup.
     static constexpr uint32_t kFixedDescriptors = 7;
-    static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax + kNetworksMax + 1;
+    static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax + kNetworksMax + 3;
 
     uint32_t magic = kMagic;
     ZygoteStart start = ZygoteStart::prepared;
@@ -32,10 +33,11 @@ struct ZygoteRequest {
     uint32_t taps = 0;         // bit n: network n is a tap, else a connected Unix stream socket
     uint32_t stage_times = 0;  // 0 or 1
     uint32_t cgroups = 0;      // 0 or 1: the worker is forked into one
+    uint32_t user = 0;         // 0: that of the zygote; else it becomes this one
     // Its path, or why there is none; ends with a zero.
     char cgroup[limits::kCgroupTextBytesMax] = {};
 };
-static_assert(sizeof(ZygoteRequest) == 28 + limits::kCgroupTextBytesMax);
+static_assert(sizeof(ZygoteRequest) == 32 + limits::kCgroupTextBytesMax);
 
 struct ZygoteReply {
     uint32_t magic = ZygoteRequest::kMagic;

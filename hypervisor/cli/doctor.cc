@@ -18,6 +18,7 @@ void add_doctor(CLI::App& app, Context& context) {
                                   {"good", finding.good},
                                   {"needed", finding.needed},
                                   {"found", finding.what},
+                                  {"why", finding.why},
                                   {"remedy", finding.remedy}});
             print_json({{"good", good}, {"host", host}, {"checks", checks}});
         } else {
@@ -27,6 +28,8 @@ void add_doctor(CLI::App& app, Context& context) {
                            : finding.needed ? "NO"
                                             : "--",
                            finding.name, finding.what});
+                if (!finding.good && !finding.why.empty())
+                    table.add({"", "", "  " + finding.why});
                 if (!finding.remedy.empty())
                     table.add({"", "", "→ " + finding.remedy});
             }

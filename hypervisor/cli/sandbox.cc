@@ -2,6 +2,7 @@
 
 #include "hypervisor/sandbox/sandbox.h"
 
+#include <fstream>
 #include <optional>
 
 #include "hypervisor/cli/commands.h"
@@ -76,6 +77,17 @@ nlohmann::json jail_of(const Home& home, const SandboxInfo& info) {
     return jail;
 }
 
+// The user that a process is, seen from outside; null: it has ended.
+nlohmann::json user_of(int pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/status");
+    for (std::string word; file >> word;) {
+        unsigned id = 0;
+        if (word == "Uid:" && file >> id)
+            return id;
+    }
+    return nullptr;
+}
+
 struct CreateOptions {
     SandboxSpec spec;
     QuotaWords quotas;
@@ -121,6 +133,7 @@ Status list_all(Context& context) {
         for (const SandboxInfo& info : sandboxes) {
             document.push_back(to_json(info));
             document.back()["jail"] = jail_of(home, info);
+            document.back()["uid"] = info.alive ? user_of(info.record.process.pid) : nullptr;
             document.back()["network"] =
                 network_of(info.record, run_directory(home, info.record.id));
         }

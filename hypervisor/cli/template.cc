@@ -21,6 +21,8 @@ nlohmann::json to_json(const TemplateInfo& info) {
             {"cpus", info.cpus},
             {"disk_bytes", info.disk_bytes},
             {"prepare", info.prepare},
+            {"owner", info.owner},
+            {"public", info.is_public},
             {"network", info.network ? spore::to_json(*info.network) : nlohmann::json(nullptr)},
             {"memory_image_bytes", info.memory_image_bytes},
             {"disk_layer_bytes", info.disk_layer_bytes},
@@ -97,6 +99,10 @@ void add_template(CLI::App& app, Context& context) {
 
     auto options = std::make_shared<CreateOptions>();
     CLI::App* command = group->add_subcommand("create", "boot an image, prepare it, snapshot it");
+    command->add_option("--owner", options->spec.owner,
+                        "whose it is: create refuses to clone it for others");
+    command->add_flag("--public", options->spec.is_public,
+                      "let others have clones of it, though it is somebody's");
     command->add_option("name", options->spec.name, "the template's name")->required();
     command->add_option("--image", options->spec.image, "the image to boot")->required();
     command->add_option("--memory", options->memory, "guest memory (256M)");

@@ -1,6 +1,8 @@
 #include "hypervisor/jail/capabilities.h"
 
+#include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/prctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -101,6 +103,29 @@ JailItem pid_item() {
     if (::getpid() == 1)
         return {"pid", true, {}};
     return {"pid", false, "not the first process of a PID namespace"};
+}
+
+JailItem own_user_item(const JailOptions& options) {
+    return {"own_user", options.why_shared_user.empty(), options.why_shared_user};
+}
+
+namespace {
+bool cores_have_threads = true;
+}
+
+void look_at_threads_of_cores() {
+    char active = '1';
+    UniqueFd file(::open("/sys/devices/system/cpu/smt/active", O_RDONLY | O_CLOEXEC));
+    cores_have_threads = file && ::read(file.get(), &active, 1) == 1 && active == '1';
+}
+
+JailItem core_scheduling_item() {
+    // ENODEV: the kernel can, and this host's cores have one thread each.
+    bool held =
+        ::prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, PR_SCHED_CORE_SCOPE_THREAD_GROUP, 0) == 0 ||
+        errno == ENODEV || !cores_have_threads;
+    return {"core_scheduling", held,
+            held ? "" : std::string("PR_SCHED_CORE: ") + std::strerror(errno)};
 }
 
 JailItem cgroup_item(const std::string& wanted) {

@@ -16,6 +16,13 @@ Status set_limits(const JailOptions& options, bool own_user, JailReport& report)
 Status close_others(const JailOptions& options, JailReport& report);
 // Whether the process is PID 1 of its PID namespace, in which case it can see nobody else's.
 JailItem pid_item();
+// Whether the process's user is no other's.
+JailItem own_user_item(const JailOptions& options);
+// Gives the process, which has one thread, a core-scheduling cookie of its own: no other process
+// runs on the other threads of a core at the same time. Holds as well where cores have one thread.
+JailItem core_scheduling_item();
+// While names can be used yet: whether they have.
+void look_at_threads_of_cores();
 // Whether the process is in the cgroup that JailOptions::cgroup names.
 JailItem cgroup_item(const std::string& wanted);
 

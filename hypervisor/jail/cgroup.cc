@@ -191,10 +191,9 @@ Result<Cgroup> make_cgroup(const CgroupPlace& place, const std::string& name) {
     return cgroup;
 }
 
-Status open_cgroup_to(const CgroupPlace& place, const Cgroup& cgroup, unsigned user) {
-    auto group = static_cast<gid_t>(-1);
+Status open_cgroup(const CgroupPlace& place, const Cgroup& cgroup) {
     for (const std::filesystem::path& directory : {place.directory(), cgroup.directory}) {
-        if (::chown((directory / "cgroup.procs").c_str(), user, group) != 0)
+        if (::chmod((directory / "cgroup.procs").c_str(), 0222) != 0)
             return fail_errno((directory / "cgroup.procs").string());
     }
     return {};

@@ -59,9 +59,9 @@ struct Cgroup {
 
 // A new one; any thread or process. Errors: already_exists, the host's.
 Result<Cgroup> make_cgroup(const CgroupPlace& place, const std::string& name);
-// Lets processes of `user` start others in it that are in a child of the same parent themselves:
-// what a zygote needs, which has no rights. Root only.
-Status open_cgroup_to(const CgroupPlace& place, const Cgroup& cgroup, unsigned user);
+// Lets whoever has its handle, and is in a child of the same parent, start processes in it: what a
+// zygote needs, which has no rights. By name only root gets there. Root only.
+Status open_cgroup(const CgroupPlace& place, const Cgroup& cgroup);
 // Kills what is in it, however it came there.
 void kill_cgroup(const std::filesystem::path& directory);
 // False: it has processes still.

@@ -31,7 +31,8 @@ struct Rule {
     int error = 0;  // not 0: refused with it, not allowed
 };
 
-constexpr uint64_t k32 = 0xffffffff;  // the kernel takes 32 bits of this argument
+inline constexpr uint64_t kNobody = 65534;  // jail.h, kJailUser
+constexpr uint64_t k32 = 0xffffffff;        // the kernel takes 32 bits of this argument
 
 constexpr Rule ioctl_of(uint64_t request) {
     return {__NR_ioctl, 1, k32, request};
@@ -206,6 +207,11 @@ inline constexpr Rule kZygote[] = {
     value_of(__NR_prctl, 0, PR_SET_NO_NEW_PRIVS),
     value_of(__NR_prctl, 0, PR_SET_DUMPABLE),
     value_of(__NR_prctl, 0, PR_SET_PDEATHSIG),
+    value_of(__NR_prctl, 0, PR_SCHED_CORE),
+    // A worker becomes the one user that its keeper has mapped into its namespace, by the name of
+    // nobody; nothing else can be asked for.
+    value_of(__NR_setresuid, 0, kNobody),
+    value_of(__NR_setresgid, 0, kNobody),
     // A worker's log becomes its standard output.
     {__NR_dup2},
     {__NR_dup3},

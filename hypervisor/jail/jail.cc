@@ -19,6 +19,9 @@ namespace spore {
 
 namespace {
 
+// PR_SET_MEMORY_MERGE, since Linux 6.4.
+constexpr int kSetMemoryMerge = 67;
+
 std::string reason(const char* what, int error = errno) {
     return std::string(what) + ": " + std::strerror(error);
 }
@@ -42,10 +45,13 @@ class Entry {
         // No effect on a process with one thread, EINVAL for others (unshare(2)).
         if (::unshare(CLONE_THREAD) != 0)
             return fail_errno("entering the jail with more than one thread");
-        ::mallopt(M_ARENA_MAX, 1);  // see jail.h
-        ::tzset();                  // reads /etc/localtime, which even gmtime() would do later
+        ::mallopt(M_ARENA_MAX, 1);                   // see jail.h
+        (void)::prctl(kSetMemoryMerge, 0, 0, 0, 0);  // a starter's MemoryKSM= would be inherited
+        ::tzset();  // reads /etc/localtime, which even gmtime() would do later
         proc_.reset(::open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC));
         JailItem cgroup = cgroup_item(options_.cgroup);
+        look_at_threads_of_cores();
+        JailItem cores = core_scheduling_item();
         join_pins();
         become_user();
         make_namespaces();
@@ -55,9 +61,12 @@ class Entry {
         report_.items.push_back(pid_item());
         report_.items.push_back(drop_capabilities());
         proc_.reset();
-        TRY(set_limits(options_, (made_ & CLONE_NEWUSER) != 0, report_));
+        TRY(set_limits(options_, (made_ & CLONE_NEWUSER) != 0 || options_.why_shared_user.empty(),
+                       report_));
         TRY(close_others(options_, report_));
         report_.items.push_back(std::move(cgroup));
+        report_.items.push_back(own_user_item(options_));
+        report_.items.push_back(std::move(cores));
         return std::move(report_);
     }
 
@@ -90,17 +99,25 @@ class Entry {
     void make_namespaces() {
         outer_user_ = ::geteuid();
         outer_group_ = ::getegid();
-        int all = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
+        int all = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
+        if (options_.user_namespace)
+            all |= CLONE_NEWUSER;
+        else
+            raise_capabilities();
         if (!joined_network_)
             all |= CLONE_NEWNET;
         if (::unshare(all) == 0) {
             made_ = all;
-            for (const Kind& kind : kKinds)
-                report_.items.push_back({kind.name, true, {}});
+            for (const Kind& kind : kKinds) {
+                if (kind.flag != CLONE_NEWUSER || options_.user_namespace)
+                    report_.items.push_back({kind.name, true, {}});
+            }
             return;
         }
         // One by one, to say which cannot be had. Without a user namespace they take capabilities.
         for (const Kind& kind : kKinds) {
+            if (kind.flag == CLONE_NEWUSER && !options_.user_namespace)
+                continue;
             JailItem item{kind.name, true, {}};
             if (kind.flag == CLONE_NEWNET && joined_network_) {
                 // as good as one of our own
@@ -225,6 +242,8 @@ Result<JailReport> enter_worker_jail(const JailOptions& options) {
     bool own_cgroup = options.cgroup.starts_with("/");
     report.items.push_back(
         {"cgroup", own_cgroup, own_cgroup ? "" : options.cgroup, own_cgroup ? options.cgroup : ""});
+    report.items.push_back(own_user_item(options));
+    report.items.push_back(core_scheduling_item());
     keep_report(report);
     return report;
 }

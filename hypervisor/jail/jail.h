@@ -58,8 +58,13 @@ struct JailOptions {
     uint64_t file_bytes_max = UINT64_MAX;
     // The path of the cgroup that the process was started in for it alone, or why there is none.
     std::string cgroup = "the process is in its starter's cgroup";
-    // As root: the user and group that the process becomes. No one else's: it has no files.
+    // As root: the user and group that the process becomes (own_user.h). It has no files.
     unsigned user = kJailUser;
+    // Why that is not the process's own alone; empty: it is.
+    std::string why_shared_user = "it was given none";
+    // False for a zygote with a user of its own: from the outermost namespace on, its keeper maps
+    // other users into those of its workers.
+    bool user_namespace = true;
 };
 
 // What was reported last in this process, and of seccomp what restrict_thread() has done since; no

@@ -48,7 +48,7 @@ Result<StartedProcess> start_isolated(const ProcessPlan& plan);
 // UTS namespaces; the network namespace stays the parent's, which is an empty one. Returns the
 // child's PID, and 0 in the child, which calls enter_worker_jail() next. The parent's seccomp
 // filter must be zygote's or none. `cgroup`: the directory of the cgroup that the child starts in
-// (open_cgroup_to), -1: the caller's. Errors: those of clone, also where only the cgroup is
+// (open_cgroup), -1: the caller's. Errors: those of clone, also where only the cgroup is
 // refused.
 Result<pid_t> fork_jailed(int cgroup = -1);
 // To be called before the process restricts itself: lets fork_jailed() renew what glibc knows

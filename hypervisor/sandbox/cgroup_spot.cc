@@ -2,7 +2,7 @@
 
 #include <unistd.h>
 
-#include "hypervisor/jail/jail.h"
+#include "hypervisor/jail/own_user.h"
 #include "hypervisor/sandbox/home.h"
 
 namespace spore {
@@ -40,7 +40,7 @@ void CgroupSpot::started() {
 void CgroupSpot::open_to_zygote() {
     if (!cgroup_ || ::geteuid() != 0)
         return;
-    auto opened = open_cgroup_to(*place_, *cgroup_, kJailUser);
+    auto opened = open_cgroup(*place_, *cgroup_);
     if (opened)
         return;
     text_ = opened.error().message;
@@ -63,6 +63,7 @@ Status remove_sandbox_tree(const stdfs::path& directory) {
 void clear_cgroups() {
     if (auto place = find_cgroup_place())
         (void)sweep_cgroups(*place);
+    (void)sweep_users();
 }
 
 }  // namespace spore

@@ -42,7 +42,8 @@ std::filesystem::path cgroup_of_directory(const std::filesystem::path& directory
 // Removes what a process that has ended has left there: `directory`, and the cgroup if the kernel
 // is through with the process already; else the next clear_cgroups() does.
 Status remove_sandbox_tree(const std::filesystem::path& directory);
-// Removes all cgroups of Spore's on this host that nothing is in.
+// Removes all cgroups of Spore's on this host that nothing is in, and names of users that nobody
+// is.
 void clear_cgroups();
 
 }  // namespace spore

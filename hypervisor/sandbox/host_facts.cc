@@ -8,9 +8,11 @@
 
 #include "hypervisor/io/event_loop.h"
 #include "hypervisor/jail/cgroup.h"
+#include "hypervisor/jail/own_user.h"
 #include "hypervisor/kvm/kvm.h"
 #include "hypervisor/kvm/ring0_probe.h"
 #include "hypervisor/network/sandbox_network.h"
+#include "hypervisor/sandbox/production_facts.h"
 
 namespace spore {
 
@@ -130,6 +132,25 @@ HostFinding check_networks() {
     return finding;
 }
 
+// Whether each sandbox's process can be a user of its own.
+HostFinding check_users() {
+    HostFinding finding{"users", false, false, {}, {}};
+    finding.why = "what one VMM owns, or may signal, is no other's, should a guest get into it";
+    auto range = user_range();
+    if (::geteuid() != 0) {
+        finding.what = "not root: all VMMs are this user's";
+        finding.remedy = "run spore as root";
+    } else if (!range) {
+        finding.what = range.error().message;
+        finding.remedy = "SPORE_UIDS=FIRST-LAST, a range of users that are nobody's";
+    } else {
+        finding.good = true;
+        finding.what = "each VMM is one of " + std::to_string(range->first) + " to " +
+                       std::to_string(range->last);
+    }
+    return finding;
+}
+
 }  // namespace
 
 bool HostFacts::good() const {
@@ -145,6 +166,9 @@ HostFacts examine_host() {
     facts.findings.push_back(check_tun());
     facts.findings.push_back(check_cgroup());
     facts.findings.push_back(check_networks());
+    facts.findings.push_back(check_users());
+    for (HostFinding& finding : examine_for_production(HostTree::here()))
+        facts.findings.push_back(std::move(finding));
     return facts;
 }
 

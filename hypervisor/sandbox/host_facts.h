@@ -11,8 +11,9 @@ struct HostFinding {
     std::string name;
     bool good = false;
     bool needed = true;
-    std::string what;    // what was found
-    std::string remedy;  // what to do; empty if all is well
+    std::string what;      // what was found
+    std::string remedy;    // what to do; empty if all is well
+    std::string why = {};  // what it is good for, where the name does not say
 };
 
 struct HostFacts {

@@ -18,6 +18,7 @@
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/template_check.h"
 #include "hypervisor/sandbox/template_lock.h"
+#include "hypervisor/sandbox/template_owner.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/zygote.h"
 #include "hypervisor/snapshot/state.h"
@@ -320,6 +321,7 @@ Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& reque
     TRY(check_name("sandbox", spec.id));
     TRY(check_name("template", spec.template_name));
     auto policy = TRY(complete_policy(spec.network));
+    TRY(check_template_owner(home, spec.template_name, spec.owner));
     auto size = TRY(check_quotas_for(home, spec));
     auto create = [&] { return Creation(home, spec, policy, size, deadline).run(); };
     auto made = create();

@@ -16,6 +16,7 @@
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/template_files.h"
 #include "hypervisor/sandbox/template_lock.h"
+#include "hypervisor/sandbox/template_owner.h"
 #include "hypervisor/sandbox/template_remains.h"
 #include "hypervisor/sandbox/trial_clone.h"
 #include "hypervisor/sandbox/vmm_client.h"
@@ -152,7 +153,9 @@ json to_json(const TemplateInfo& info) {
                      {"memory_bytes", info.memory_bytes},
                      {"cpus", info.cpus},
                      {"disk_bytes", info.disk_bytes},
-                     {"prepare", info.prepare}};
+                     {"prepare", info.prepare},
+                     {"owner", info.owner},
+                     {"public", info.is_public}};
     if (info.agent)
         document["agent"] = {{"protocol", info.agent->protocol},
                              {"last_stream", info.agent->last_stream}};
@@ -250,6 +253,8 @@ Result<TemplateInfo> make_template(const Home& home, const TemplateSpec& spec,
     info.cpus = spec.cpus;
     info.disk_bytes = disk_bytes;
     info.prepare = spec.prepare;
+    info.owner = spec.owner;
+    info.is_public = spec.owner.empty() || spec.is_public;
     if (tap)
         info.network = spec.network;
     info.agent = agent.carry();
@@ -260,6 +265,8 @@ Result<TemplateInfo> make_template(const Home& home, const TemplateSpec& spec,
     tap.reset();
     TRY(remove_network(draft.directory()));
     TRY(write_text(draft.directory() / "template.json", to_json(info).dump(2) + "\n"));
+    if (!info.is_public)
+        TRY(set_template_owner(draft.directory(), info.owner));
     TRY(stop.check());
     TRY(draft.publish(home, spec.name, progress));
     return load_template(home, spec.name);
@@ -312,6 +319,8 @@ Result<TemplateInfo> load_template(const Home& home, const std::string& name) {
         info.prepare = document.at("prepare").get<std::vector<std::string>>();
         if (document.contains("network"))
             info.network = words_of(document["network"]);
+        info.owner = document.value("owner", "");
+        info.is_public = document.value("public", true);
         if (document.contains("agent"))
             info.agent = {document["agent"].at("protocol").get<uint16_t>(), info.agent_version,
                           document["agent"].at("last_stream").get<uint32_t>()};

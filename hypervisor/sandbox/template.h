@@ -21,6 +21,8 @@ struct TemplateSpec {
     uint32_t cpus = 1;
     uint64_t disk_bytes = 1ull << 30;
     std::string cpu_template = "host";
+    std::string owner;                 // whose it is; empty: nobody's, which is everybody's
+    bool is_public = false;            // though it is somebody's, others may have clones of it
     std::vector<std::string> prepare;  // shell commands, run in the guest as root, in this order
     // Unless its mode is none, clones have a card, and the commands above this network.
     NetworkWords network;
@@ -43,6 +45,8 @@ struct TemplateInfo {
     uint32_t cpus = 0;
     uint64_t disk_bytes = 0;
     std::vector<std::string> prepare;
+    std::string owner;
+    bool is_public = true;
     std::optional<NetworkWords> network;  // if its clones have a card: what it was made with
     uint64_t memory_image_bytes = 0;      // on disk, holes not counted
     uint64_t disk_layer_bytes = 0;

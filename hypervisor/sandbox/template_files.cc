@@ -31,7 +31,7 @@ Result<std::vector<std::string>> files_in(const stdfs::path& directory) {
     std::vector<std::string> names;
     std::error_code error;
     for (const auto& entry : stdfs::directory_iterator(directory, error)) {
-        if (entry.path().extension() != ".log")
+        if (entry.path().extension() != ".log" && !entry.is_symlink())
             names.push_back(entry.path().filename());
     }
     if (error)

@@ -16,7 +16,7 @@ namespace spore {
 
 namespace {
 
-Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
+Status send_order(int socket, const WorkerFiles& files, ZygoteStart start, int mapper) {
     ZygoteRequest request;
     request.start = start;
     request.disks = static_cast<uint32_t>(files.disks.size());
@@ -24,6 +24,7 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
     request.taps = files.taps;
     request.stage_times = files.stage_times;
     request.cgroups = files.cgroup >= 0;
+    request.user = files.user.id;
     files.cgroup_text.copy(request.cgroup, sizeof(request.cgroup) - 1);
     std::vector<int> descriptors;
     for (const UniqueFd* fixed : {&files.log, &files.ready, &files.lease, &files.console,
@@ -33,6 +34,8 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start) {
         descriptors.push_back(disk.get());
     for (const UniqueFd& network : files.networks)
         descriptors.push_back(network.get());
+    if (files.user.id != 0)
+        descriptors.insert(descriptors.end(), {files.user.claim.get(), mapper});
     if (files.cgroup >= 0)
         descriptors.push_back(files.cgroup);
     if (request.disks > ZygoteRequest::kDisksMax || request.networks > ZygoteRequest::kNetworksMax)
@@ -94,6 +97,11 @@ Result<UniqueFd> make_go(const std::string& path) {
 
 Result<WorkerFiles> make_worker_files(const std::string& directory, const CgroupSpot& spot) {
     WorkerFiles files;
+    if (auto user = TRY(claim_user_if_root())) {
+        files.user = std::move(*user);
+        if (::chown(directory.c_str(), files.user.id, files.user.id) != 0)
+            return fail_errno(directory);
+    }
     files.cgroup = spot.handle();
     files.cgroup_text = spot.text();
     files.log = TRY(open_append(directory + "/vmm.log"));
@@ -138,7 +146,11 @@ Zygote::~Zygote() {
 }
 
 Status Zygote::fork_worker(const WorkerFiles& files, ZygoteStart start, Deadline deadline) {
-    TRY(send_order(socket_.get(), files, start));
+    UserMapper mapper;
+    if (files.user.id != 0)
+        mapper = TRY(make_user_mapper());
+    TRY(send_order(socket_.get(), files, start, mapper.worker.get()));
+    mapper.worker.reset();
     pollfd waiting = {socket_.get(), POLLIN, 0};
     int ready = 0;
     do {
@@ -152,7 +164,9 @@ Status Zygote::fork_worker(const WorkerFiles& files, ZygoteStart start, Deadline
         return fail(Code::unavailable, "zygote: has ended");
     if (reply.error != 0)
         return fail_errno("zygote: fork", reply.error);
-    return {};
+    if (files.user.id == 0)
+        return {};
+    return map_worker_user(mapper.keeper.get(), files.user.id, milliseconds_until(deadline));
 }
 
 }  // namespace spore

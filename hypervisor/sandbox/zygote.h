@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "hypervisor/base/unique_fd.h"
+#include "hypervisor/jail/own_user.h"
 #include "hypervisor/sandbox/template.h"
 #include "hypervisor/sandbox/vmm_process.h"
 #include "schema/zygote.h"
@@ -21,6 +22,7 @@ struct WorkerFiles {
     bool stage_times = false;
     int cgroup = -1;          // the directory of its cgroup, or -1; stays the caller's
     std::string cgroup_text;  // the cgroup's path, or why there is none
+    OwnUser user;             // whose its directory is; 0: the zygote's
 };
 
 // One thread. The process ends with this, its workers do not.
@@ -50,7 +52,8 @@ class Zygote {
 };
 
 // Those of a worker's files that are in its directory (its disks are elsewhere), made there: log,
-// console, control and vsock socket, go; and its cgroup. `directory`: short enough for a socket's
+// console, control and vsock socket, go; its cgroup, and by root its user, whose the directory
+// becomes. `directory`: short enough for a socket's
 // path. Errors: the host's; invalid_argument.
 Result<WorkerFiles> make_worker_files(const std::string& directory, const CgroupSpot& spot);
 

@@ -14,6 +14,7 @@
 #include "hypervisor/base/one_line.h"
 #include "hypervisor/jail/jail.h"
 #include "hypervisor/jail/namespaces.h"
+#include "hypervisor/jail/own_user.h"
 #include "hypervisor/vmm/options.h"
 #include "hypervisor/vmm/vmm.h"
 #include "hypervisor/vmm/zygote.h"
@@ -74,6 +75,24 @@ Result<Opened> open_all(const VmmOptions& options, StageTimer& stages) {
     return Opened{std::move(kvm), std::move(snapshot), std::move(files)};
 }
 
+// A user of this process's own, and its directory's from here on; the claim is held until the end.
+Status take_own_user(JailOptions& jail, Role role) {
+    static UniqueFd claim;
+    auto user = TRY(claim_user_if_root());
+    if (!user) {
+        jail.why_shared_user = ::geteuid() != 0 ? "it was not started by root"
+                                                : "SPORE_UIDS is 'none', or not to be had here";
+        return {};
+    }
+    jail.user = user->id;
+    jail.why_shared_user.clear();
+    jail.user_namespace = role != Role::zygote;
+    claim = std::move(user->claim);
+    if (role != Role::zygote && ::chown(".", user->id, user->id) != 0)
+        return fail_errno("giving the directory to user " + std::to_string(user->id));
+    return {};
+}
+
 // Everything has been opened; nothing that a guest or a snapshot's maker has written was read.
 Status close_jail(const VmmOptions& options, Role role, StageTimer& stages) {
     JailOptions jail;
@@ -82,6 +101,7 @@ Status close_jail(const VmmOptions& options, Role role, StageTimer& stages) {
     jail.tasks_max = role == Role::zygote ? limits::kZygoteTasksMax : limits::kVmmTasksMax;
     if (!options.cgroup.empty())
         jail.cgroup = options.cgroup;
+    TRY(take_own_user(jail, role));
     auto report = TRY(enter_jail(jail));
     if (!report.missing().empty())
         spdlog::info("the jail lacks: {}", report.missing());
@@ -91,8 +111,9 @@ Status close_jail(const VmmOptions& options, Role role, StageTimer& stages) {
     return {};
 }
 
-// The kernel counts the rings' memory by user, and jailed workers are all the same one: 8 MiB, the
-// usual limit, is 157 of them. None can lock memory for itself (mlock is on no list).
+// The kernel counts the rings' memory by user, and workers without users of their own are all the
+// same one: 8 MiB, the usual limit, is 682 of them. None can lock memory for itself (mlock is on no
+// list).
 void lift_locked_memory_limit() {
     constexpr rlimit kNone = {RLIM_INFINITY, RLIM_INFINITY};
     (void)::setrlimit(RLIMIT_MEMLOCK, &kNone);  // only root can; else the ring says what was short

@@ -9,6 +9,7 @@
 #include "hypervisor/base/limits.h"
 #include "hypervisor/jail/jail.h"
 #include "hypervisor/jail/namespaces.h"
+#include "hypervisor/jail/own_user.h"
 #include "schema/zygote.h"
 
 namespace spore {
@@ -20,6 +21,7 @@ struct Order {
     UniqueFd log, ready, lease, console, control, vsock, go;
     std::vector<UniqueFd> disks;
     std::vector<UniqueFd> networks;
+    UniqueFd claim, mapper;  // of its user
     UniqueFd cgroup;
 };
 
@@ -64,7 +66,8 @@ Result<std::optional<Order>> receive_order(int keeper) {
         order.request.networks > ZygoteRequest::kNetworksMax || order.request.cgroups > 1 ||
         order.request.cgroup[sizeof(order.request.cgroup) - 1] != '\0' ||
         descriptors.size() != ZygoteRequest::kFixedDescriptors + order.request.disks +
-                                  order.request.networks + order.request.cgroups)
+                                  order.request.networks + order.request.cgroups +
+                                  (order.request.user != 0 ? 2 : 0))
         return fail(Code::invalid_argument, "zygote: what came is no order (" +
                                                 std::to_string(descriptors.size()) +
                                                 " descriptors)");
@@ -75,6 +78,12 @@ Result<std::optional<Order>> receive_order(int keeper) {
         *fixed[index] = std::move(descriptors[index]);
     if (order.request.cgroups != 0) {
         order.cgroup = std::move(descriptors.back());
+        descriptors.pop_back();
+    }
+    if (order.request.user != 0) {
+        order.mapper = std::move(descriptors.back());
+        descriptors.pop_back();
+        order.claim = std::move(descriptors.back());
         descriptors.pop_back();
     }
     for (size_t index = std::size(fixed); index < descriptors.size(); index++) {
@@ -123,6 +132,11 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
         jail.tasks_max = limits::kVmmTasksMax;
         if (order.request.cgroup[0] != '\0')
             jail.cgroup = order.request.cgroup;
+        if (order.request.user != 0) {
+            TRY(become_mapped_user(order.mapper.get()));
+            jail.why_shared_user.clear();
+        }
+        order.mapper.reset();
         TRY(enter_worker_jail(jail));
         TRY(vmm.begin());
         TRY(restrict_thread(Role::loop));

@@ -207,7 +207,7 @@ TEST_F(JailedClone, IsForkedByAJailedZygoteWhoseEndItOutlives) {
     {
         Zygote ended = std::move(*zygote);
     }
-    std::set<std::string> cgroups = {zygote_spot.text()};
+    std::set<std::string> cgroups = {zygote_spot.text()}, users;
     for (VmmClient& client : clients) {
         auto status = client.status(soon());
         ASSERT_TRUE(status) << status.error().message;
@@ -225,6 +225,14 @@ TEST_F(JailedClone, IsForkedByAJailedZygoteWhoseEndItOutlives) {
             }
         }
         EXPECT_TRUE(status->jail.holds("pid"));
+        EXPECT_EQ(status->jail.holds("own_user"), ::geteuid() == 0);
+        EXPECT_TRUE(status->jail.holds("core_scheduling"));
+        if (::geteuid() == 0) {
+            auto user = lines_of("/proc/" + std::to_string(*client.peer()) + "/status", "Uid:");
+            ASSERT_EQ(user.size(), 1u);
+            EXPECT_TRUE(users.insert(user[0]).second) << user[0] << ": another's";
+            EXPECT_EQ(user[0].find("65534"), std::string::npos) << user[0];
+        }
         EXPECT_TRUE(status->jail.holds("seccomp"));
         // All jailed workers are one user, whose rings together may be more than the usual 8 MiB.
         bool can_lift = ::geteuid() == 0 && ::prctl(PR_CAPBSET_READ, CAP_SYS_RESOURCE) == 1;

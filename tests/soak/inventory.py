@@ -1,12 +1,14 @@
 """What a host has of Spore's: exactly (processes, descriptors, mounts, files), and how much memory."""
 
 import collections
+import fcntl
 import os
 import re
 import time
 
 from world import TEMPLATE, Failed, anonymous
 
+USERS = '/run/spore-users'
 SETTLE_S = 60  # ends of VMs are torn down behind the commands
 
 
@@ -21,7 +23,9 @@ def exact(world):
         'mounts': mounts(),
         'cgroups': cgroups(world),
         'files of the state directory': collections.Counter(world.files(world.home)),
-        'files of /run': collections.Counter(world.files('/run')),
+        'files of /run': collections.Counter(each for each in world.files('/run')
+                                             if not each[0].startswith('spore-users/')),
+        'users in use': users(),
         'files of /tmp': collections.Counter(world.files('/tmp')),
     }
 
@@ -81,6 +85,20 @@ def settled(world):
         last = now
         time.sleep(0.2)
     raise Failed(f'the host does not come to rest: {difference(last, now)} {ended}')
+
+
+def users():
+    """How many that some spore-vmm is: a number's file is locked as long as that lives, and its name swept later."""
+    held = 0
+    for name in os.listdir(USERS) if os.path.isdir(USERS) else ():
+        try:
+            with open(os.path.join(USERS, name), encoding='utf-8') as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held += 1
+        except FileNotFoundError:
+            pass
+    return collections.Counter(held=held)
 
 
 def wait_for(world, before):
