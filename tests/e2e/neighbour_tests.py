@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 
 from agent import Agent
-from host import check, check_equal, wait_until
+from host import check, check_equal, not_yet, wait_until
 
 ROUNDS = 40
 # Of the medians, whatever else the machine does. How much slower it is, bench/run isolation measures and judges.
@@ -32,8 +33,8 @@ while True:
     'disk': 'touch /tmp/x-disk; while :; do dd if=/dev/urandom of=/root/fill bs=64k count=64 conv=fsync; '
             'rm /root/fill; done',
     'console': 'touch /tmp/x-console; while :; do seq 1000 >/dev/ttyS0; seq 1000 >/dev/kmsg; done',
-    'forks': 'touch /tmp/x-forks; f() { f & f & sleep 1; }; while :; do f; done',
     'commands': 'touch /tmp/x-commands; while :; do /bin/true; done',
+    'forks': 'touch /tmp/x-forks; f() { f & f & sleep 1; }; while :; do f; done',
 }
 
 
@@ -54,8 +55,9 @@ class Noise:
         wait_until(lambda: self.at_work() == expected, 'all kinds of noise', 300)
 
     def at_work(self):
-        done = self.host.run('exec', self.name, '--', 'sh', '-c', 'cd /tmp; ls -d x-*', status=None)
-        return done.stdout.decode().split()
+        """By its files: it has no room for a process more."""
+        done = self.host.run('file', 'list', '--json', self.name, '/tmp', status=None)
+        return sorted(set(re.findall(r'x-\w+', done.stdout.decode())))
 
     def end(self):
         for client in self.clients:
@@ -103,4 +105,6 @@ def quiet_neighbour(host):
     check(ratio <= STARVED, f'the median is {ratio:.2f} times that of a quiet host')
 
 
-TESTS = [('quiet-neighbour', quiet_neighbour)]
+# Run twice on a busy machine: not all of the noise was seen at work in 300 s, asked by a command for which the
+# forks had left no room. It asks by files now, which has not been tried.
+TESTS = [('quiet-neighbour', not_yet(quiet_neighbour, 'not seen to pass yet'))]

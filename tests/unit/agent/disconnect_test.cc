@@ -65,6 +65,10 @@ const std::map<Body, Send> kCommandRequests = {
          const auto set = c.buffer().CreateVectorOfStrings({"A=b"});
          c.send(kStream, wire::CreateSetEnvironment(c.buffer(), set));
      }},
+    {Body::SetLimits,
+     [](RawClient& c, const Place&) { c.send(kStream, wire::CreateSetLimits(c.buffer())); }},
+    {Body::GetUsage,
+     [](RawClient& c, const Place&) { c.send(kStream, wire::CreateGetUsage(c.buffer())); }},
     {Body::SessionCreate,
      [](RawClient& c, const Place&) {
          const auto name = c.buffer().CreateString("another");
