@@ -39,6 +39,7 @@ def descriptors(world, pid):
                 target = os.readlink(os.path.join(directory, number))
             except FileNotFoundError:
                 continue
+            target = re.sub(rf'^{USERS}/\d+$', f'{USERS}/N', target)  # one made anew has another
             found[anonymous(re.sub(r':\[\d+\]$', '', target).replace(world.home, '~'))] += 1
     except OSError as error:
         found[str(error)] += 1
