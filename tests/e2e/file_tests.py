@@ -151,10 +151,11 @@ def watching(host, box):
 
 
 def full_disk(host, box):
-    """The root's ext4, of which all but little is reserved first (filling it takes long here), and a tmpfs."""
-    host.exec(box, 'fallocate -l $((($(stat -fc %f /) - 1024) * $(stat -fc %S /))) /root/fill && mkdir /root/full')
+    """The root's ext4, filled but for 4 MiB (most of it reserved, since writing takes long here), and a tmpfs."""
+    host.exec(box, 'fallocate -l $((($(stat -fc %f /) - 8192) * $(stat -fc %S /))) /root/fill && mkdir /root/full')
+    host.exec(box, 'cat /dev/zero >/root/fill2 2>/dev/null; truncate -s -4M /root/fill2 && sync')
     no_room(host, box, '/root/full')
-    host.exec(box, 'rm -r /root/fill /root/full/* && mount -t tmpfs -o size=4m none /root/full')
+    host.exec(box, 'rm -r /root/fill* /root/full/* && mount -t tmpfs -o size=4m none /root/full')
     no_room(host, box, '/root/full')
     check_equal(host.exec(box, 'umount /root/full && echo gone'), 'gone', 'nothing holds it')
 

@@ -83,7 +83,8 @@ def processes(host):
 
 
 def disk(host):
-    """Over 10 s within 5%, by the host's clock: the bytes that its device has read."""
+    """Over 10 s at most 5% more than allowed, and held back for most of the time: that it gets all of it too, one
+    reader in a host that is short of CPU cannot tell (seen there: 1.72 of 2 MiB/s); tests/unit has the 5% both ways."""
     reads = 'dd if=/dev/vda of=/dev/null bs=128k count=160 iflag=direct 2>/dev/null'
     host.exec('held', 'dd if=/dev/vda of=/dev/null bs=128k count=4 iflag=direct 2>/dev/null')
     before = host.json('stats', 'held')['disk']
@@ -92,8 +93,9 @@ def disk(host):
     after = host.json('stats', 'held')['disk']
     burst = MIB // 4  # full when it began
     rate = (after['read_bytes'] - before['read_bytes'] - burst) / seconds
-    check(after['throttled_us'] > before['throttled_us'], 'it was never held back')
-    check(0.95 * 2 * MIB <= rate <= 1.05 * 2 * MIB, f'{rate / MIB:.2f} MiB/s instead of 2')
+    held_back = (after['throttled_us'] - before['throttled_us']) / 1e6
+    check(held_back > seconds / 2, f'it was held back for {held_back:.2f} of {seconds:.2f} s')
+    check(rate <= 1.05 * 2 * MIB, f'{rate / MIB:.2f} MiB/s instead of 2')
     print(f'     {rate / MIB:.3f} MiB/s over {seconds:.1f} s', flush=True)
 
 
