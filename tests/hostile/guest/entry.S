@@ -18,9 +18,10 @@
 #define EFER_LME 0x100
 /* sysexit with REX.W takes CS and SS from 32 and 40 above MSR_SYSENTER_CS */
 #define SYSENTER_CS 8
-/* Where no one else is: the descriptor takes the address apart. Its bitmap of ports is all zeros:
+/* Above the program, where no one else is, nor a header that a device wrote into a table of
+   descriptors points (a vsock response has 0x20001 for an address): the descriptor takes the address apart. Its bitmap of ports is all zeros:
    every port is open. (IOPL 3 does not outlive the way to ring 3 everywhere.) */
-#define TSS_ADDRESS 0x20000
+#define TSS_ADDRESS 0x180000
 #define TSS 0x38
 #define TSS_BYTES 104
 
