@@ -80,6 +80,7 @@ def processes(host):
         return b'alive' in said
 
     wait_until(answers, 'a process to be free')
+    wait_until(lambda: host.json('stats', 'held')['guest']['pids'] < 10, 'the end of the others')
 
 
 def disk(host):

