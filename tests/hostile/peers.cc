@@ -10,25 +10,18 @@
 #include <cstring>
 #include <string>
 
+#include "hypervisor/sandbox/vmm_client.h"
+
 namespace spore::test {
 
 namespace {
 
 constexpr int kTurnMs = 20;
 
-sockaddr_un address_of(const std::filesystem::path& path) {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    path.string().copy(address.sun_path, sizeof(address.sun_path) - 1);
-    return address;
-}
-
+// Never waits, however many do.
 UniqueFd connect_to(const std::filesystem::path& path) {
-    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    sockaddr_un address = address_of(path);
-    if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-        return UniqueFd();
-    return fd;
+    auto fd = connect_unix(path.parent_path(), path.filename(), SOCK_STREAM | SOCK_NONBLOCK);
+    return fd ? std::move(*fd) : UniqueFd();
 }
 
 bool wait_readable(int fd, int limit_ms) {
@@ -75,7 +68,9 @@ void VsockPeer::turn() {
 
 NetPeer::NetPeer(const std::filesystem::path& path) {
     listener_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address = address_of(path);
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    path.string().copy(address.sun_path, sizeof(address.sun_path) - 1);
     if (::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
         ::listen(listener_.get(), 4) == 0)
         start();
