@@ -148,17 +148,9 @@ class CopyAcross {
             out.reset();  // the end, for the other side
         });
         const auto source = [&](std::span<std::byte> room) -> Result<size_t> {
-            ssize_t count = -1;
-            do {
-                count = ::recv(in.get(), room.data(), room.size(), 0);
-            } while (count < 0 && errno == EINTR);
-            if (count < 0)
-                return fail_errno("read '" + from + "'");
-            if (count > 0) {
-                report_.counts.bytes += static_cast<size_t>(count);
-                report_.progress();
-                return static_cast<size_t>(count);
-            }
+            const size_t count = TRY(report_.read(in.get(), room, "read '" + from + "'"));
+            if (count > 0)
+                return count;
             reader.join();
             source_gone_ = !read_all && read_all.error().code == Code::not_found;
             if (!read_all)

@@ -170,15 +170,8 @@ class CopyIn {
             auto first = std::move(begun_.front());
             begun_.pop_front();
             const auto source = [&](std::span<std::byte> room) -> Result<size_t> {
-                ssize_t count = -1;
-                do {
-                    count = ::read(first->file.get(), room.data(), room.size());
-                } while (count < 0 && errno == EINTR);
-                if (count < 0)
-                    return fail_errno("read what is to be '" + first->path + "'");
-                report_.counts.bytes += static_cast<size_t>(count);
-                report_.progress();
-                return static_cast<size_t>(count);
+                return report_.read(first->file.get(), room,
+                                    "read what is to be '" + first->path + "'");
             };
             TRY(first->upload.feed(source, -1));
             first->file.reset();
