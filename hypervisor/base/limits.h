@@ -55,8 +55,8 @@ inline constexpr uint64_t kLayeredDiskBytesMax = 16 * 1024 * kGiB;
 
 // Entries of the ring. What is more at a time is submitted in two calls, and completions overflow
 // into the kernel. No more than that, because the kernel counts the ring's memory, 12 KiB, against
-// RLIMIT_MEMLOCK of the user, who is the same one for all jailed VMs: 682 of them within the usual
-// 8 MiB, where 512 entries would be 157.
+// RLIMIT_MEMLOCK of the user: where all jailed VMs are one user's (not root, or SPORE_UIDS=none),
+// 682 of them fit into the usual 8 MiB, where 512 entries would be 157.
 inline constexpr uint32_t kRingEntries = 64;
 inline constexpr uint32_t kRingCompletions = 256;
 // A cgroup's path within its hierarchy, or why there is none, as it is handed to a VMM. Paths are
