@@ -3,16 +3,9 @@
 #include <string>
 #include <string_view>
 
-#include "hypervisor/base/result.h"
+#include "hypervisor/base/small_file.h"
 
 namespace spore {
-
-// The whole of a small file, also one in /proc whose size is not known. Errors: the system call's;
-// resource_exhausted above `bytes_max`.
-Result<std::string> read_file(const std::string& path, size_t bytes_max = 1 << 20);
-
-// Makes the file hold `content` in one step (a new file, moved over the old one); mode 0644.
-Status replace_file(const std::string& path, std::string_view content);
 
 // The agent's own files, in memory.
 inline constexpr const char* kOwnFiles = "/run/spore";
@@ -23,8 +16,5 @@ Status put_file(const std::string& path, std::string_view content);
 // Puts `content` into the file that is there, and does as put_file where there is none or no plain
 // one. Cheap if the file's page is cached and it does not shrink: nothing is allocated or renamed.
 Status overwrite_file(const std::string& path, std::string_view content);
-
-// Writes into a file that exists, a setting in /proc or /sys usually, in one write(2).
-Status write_setting(const std::string& path, std::string_view content);
 
 }  // namespace spore

@@ -2,15 +2,9 @@
 
 #include <charconv>
 
+#include "hypervisor/base/invalid.h"
+
 namespace spore {
-
-namespace {
-
-std::unexpected<Error> invalid(std::string_view what, std::string_view text, const char* why) {
-    return fail(Code::invalid_argument, std::string(what) + " '" + std::string(text) + "': " + why);
-}
-
-}  // namespace
 
 Result<uint64_t> parse_size(std::string_view what, std::string_view text) {
     uint64_t number = 0;

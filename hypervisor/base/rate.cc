@@ -4,17 +4,13 @@
 #include <charconv>
 #include <vector>
 
+#include "hypervisor/base/invalid.h"
 #include "hypervisor/base/parse_size.h"
 #include "hypervisor/base/quota_limits.h"
 
 namespace spore {
 
 namespace {
-
-std::unexpected<Error> invalid(std::string_view what, std::string_view text,
-                               const std::string& why) {
-    return fail(Code::invalid_argument, std::string(what) + " '" + std::string(text) + "': " + why);
-}
 
 Result<uint64_t> parse_count(std::string_view what, std::string_view text) {
     uint64_t number = 0;

@@ -12,6 +12,7 @@
 
 #include <mutex>
 
+#include "hypervisor/base/small_file.h"
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/namespace.h"
 #include "hypervisor/network/network_files.h"
@@ -145,7 +146,7 @@ Status check_host_rules() {
     std::error_code error;
     if (!stdfs::exists(host_listing(), error))
         return {};
-    auto should = TRY(read_whole(host_listing()));
+    auto should = TRY(read_file(host_listing()));
     auto is = TRY(listing(host_tables()));
     if (is != should)
         return fail(Code::unavailable, "the host's table inet " + std::string(net::kHostTable) +
@@ -156,11 +157,11 @@ Status check_host_rules() {
 Status ensure_host_rules() {
     // Nobody has changed any since they were as they should be: on every request's path.
     auto generation = ruleset_generation();
-    auto known = read_whole(host_generation());
+    auto known = read_file(host_generation());
     if (generation && known && *known == std::to_string(*generation))
         return {};
     UniqueFd lock = TRY(lock_host_rules());
-    auto should = read_whole(host_listing());
+    auto should = read_file(host_listing());
     // Told before it is looked at: a change in between makes it an old one.
     generation = ruleset_generation();
     if (!should || TRY(listing(host_tables())) != *should) {

@@ -3,8 +3,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-#include <fstream>
-#include <iterator>
+#include "hypervisor/base/small_file.h"
 
 namespace spore {
 
@@ -45,7 +44,7 @@ Status NetworkFiles::forget_rules() const {
 }
 
 Result<std::string> NetworkFiles::read_rules() const {
-    return read_whole(root_ / "rules");
+    return read_file(root_ / "rules");
 }
 
 Status NetworkFiles::remove() const {
@@ -58,23 +57,6 @@ Status NetworkFiles::remove() const {
     if (error)
         return fail_errno(root_.string(), error.value());
     return {};
-}
-
-Status replace_file(const stdfs::path& path, const std::string& text) {
-    stdfs::path beside = path.string() + "." + std::to_string(::getpid());
-    std::ofstream file(beside, std::ios::binary | std::ios::trunc);
-    file << text;
-    file.close();
-    if (!file || ::rename(beside.c_str(), path.c_str()) != 0)
-        return fail_errno(beside.string());
-    return {};
-}
-
-Result<std::string> read_whole(const stdfs::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file)
-        return fail_errno(path.string());
-    return std::string{std::istreambuf_iterator<char>(file), {}};
 }
 
 }  // namespace spore

@@ -41,8 +41,4 @@ inline uint32_t link_address(uint32_t number) {
     return network_layout::kLinksBase + 2 * number;
 }
 
-// Writes a file whole, or leaves what was there.
-Status replace_file(const std::filesystem::path& path, const std::string& text);
-Result<std::string> read_whole(const std::filesystem::path& path);
-
 }  // namespace spore

@@ -84,12 +84,6 @@ Status quiet_sysctls() {
     return {};
 }
 
-uint32_t address_of(const char* text) {
-    in_addr address = {};
-    ::inet_pton(AF_INET, text, &address);
-    return ntohl(address.s_addr);
-}
-
 // The pair of interfaces: `number` is one that no other sandbox of this host has, which the kernel
 // knows best.
 Result<uint32_t> make_link(RouteSocket& route, int host) {
@@ -121,9 +115,11 @@ Result<Inside> furnish(const NetworkFiles& files, int host, const std::string& r
     TRY(run_nft(rules));
     auto route = TRY(RouteSocket::open());
     TRY(route.set_mac(net::kTap, net::kGatewayMac));
-    TRY(route.add_address(net::kTap, address_of(net::kGatewayAddress), net::kGuestPrefixBits));
+    TRY(route.add_address(net::kTap, TRY(parse_ipv4("gateway", net::kGatewayAddress)),
+                          net::kGuestPrefixBits));
     TRY(route.set_up(net::kTap, true));
-    TRY(route.add_neighbour(net::kTap, address_of(net::kGuestAddress), net::kGuestMac));
+    TRY(route.add_neighbour(net::kTap, TRY(parse_ipv4("guest", net::kGuestAddress)),
+                            net::kGuestMac));
     inside.number = TRY(make_link(route, host));
     TRY(route.add_address(net::kUplink, link_address(inside.number) + 1, 31));
     TRY(route.set_up(net::kUplink, true));

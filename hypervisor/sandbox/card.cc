@@ -4,7 +4,8 @@
 
 #include <fstream>
 
-#include "hypervisor/base/one_line.h"
+#include "hypervisor/base/small_file.h"
+#include "hypervisor/base/tell_ready.h"
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/resolver.h"
 #include "hypervisor/sandbox/record.h"
@@ -73,9 +74,8 @@ Status start_resolver(const std::filesystem::path& directory, const NetworkWords
 
 }  // namespace
 
-Status follow_policy(const std::filesystem::path& directory, const NetworkWords& words,
-                     const ProcessIdentity& vmm) {
-    auto policy = TRY(complete_policy(words));
+Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
+                     const NetworkWords& words, const ProcessIdentity& vmm) {
     TRY(end_resolver(directory));
     TRY(apply_policy(directory, policy));
     if (!policy.names_domains())
@@ -89,33 +89,23 @@ Status follow_policy(const std::filesystem::path& directory, const NetworkWords&
 
 Status serve_names(const std::filesystem::path& directory, const NetworkWords& words, int vmm_pid,
                    int ready) {
-    UniqueFd told(ready);
     auto begin = [&]() -> Result<Resolver> {
         auto policy = TRY(complete_policy(words));
         auto self = TRY(identify_process(::getpid()));
-        auto beside = directory / (std::string(kResolverFile) + ".new");
-        std::ofstream file(beside, std::ios::trunc);
-        file << self.pid << " " << self.start_ticks << "\n";
-        file.close();
-        if (!file || ::rename(beside.c_str(), (directory / kResolverFile).c_str()) != 0)
-            return fail_errno(beside.string());
+        TRY(replace_file(directory / kResolverFile,
+                         std::to_string(self.pid) + " " + std::to_string(self.start_ticks) + "\n"));
         return Resolver::begin({directory, policy, vmm_pid});
     };
     auto resolver = begin();
-    std::string line = "ready\n";
-    if (!resolver)
-        line = "error " + std::string(code_name(resolver.error().code)) + " " +
-               one_line(resolver.error().message) + "\n";
-    if (told && ::write(told.get(), line.data(), line.size()) < 0)
+    if (!tell_ready(UniqueFd(ready), resolver ? Status() : std::unexpected(resolver.error())))
         return fail_errno("telling that questions are answered");
-    told.reset();
     if (!resolver)
         return std::unexpected(std::move(resolver).error());
     return resolver->serve();
 }
 
 Status update_network(const Home& home, const std::string& id, const NetworkWords& words) {
-    TRY(complete_policy(words));
+    auto policy = TRY(complete_policy(words));
     auto info = TRY(find_sandbox(home, id));
     auto directory = run_directory(home, id);
     auto lock = DirectoryLock::take(directory);
@@ -129,7 +119,7 @@ Status update_network(const Home& home, const std::string& id, const NetworkWord
     // inspect_network() tells that they are not what the record says.
     info.record.network = words;
     TRY(save_record(directory, info.record));
-    return follow_policy(directory, words, info.record.process);
+    return follow_policy(directory, policy, words, info.record.process);
 }
 
 }  // namespace spore

@@ -23,9 +23,10 @@ AgentNetwork card_settings();
 std::vector<std::string> card_arguments(bool with_mac);
 
 // apply_policy() for the clone in `directory`, whose VM is `vmm`, and a resolver of its own if
-// names are allowed; one that served an earlier policy ends. On an error nothing passes.
-Status follow_policy(const std::filesystem::path& directory, const NetworkWords& words,
-                     const ProcessIdentity& vmm);
+// names are allowed; one that served an earlier policy ends. `policy` is complete_policy() of
+// `words`, which the resolver is told. On an error nothing passes.
+Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
+                     const NetworkWords& words, const ProcessIdentity& vmm);
 
 // The resolver itself: `spore network-resolver`. Writes one line to `ready`, like spore-vmm, when
 // it answers; until the VM ends.

@@ -10,7 +10,8 @@
 #include <thread>
 
 #include "hypervisor/base/limits.h"
-#include "hypervisor/base/one_line.h"
+#include "hypervisor/base/small_file.h"
+#include "hypervisor/base/tell_ready.h"
 #include "hypervisor/sandbox/pool_directory.h"
 #include "hypervisor/sandbox/pool_keeper.h"
 
@@ -29,13 +30,7 @@ Status write_info(const stdfs::path& directory, const PoolSpec& spec) {
                            {"ready", spec.ready},
                            {"pid", self.pid},
                            {"pid_start_ticks", self.start_ticks}};
-    stdfs::path beside = directory / "pool.json.new";
-    std::ofstream file(beside, std::ios::trunc);
-    file << info.dump() << "\n";
-    file.close();
-    if (!file || ::rename(beside.c_str(), (directory / pool_files::kInfo).c_str()) != 0)
-        return fail_errno(beside.string());
-    return {};
+    return replace_file(directory / pool_files::kInfo, info.dump() + "\n");
 }
 
 // What the keeper wrote of itself; nothing if there is none.
@@ -172,7 +167,6 @@ Result<std::optional<TakenClone>> take_clone(const Home& home, const std::string
 }
 
 Status keep_pool(const Home& home, const PoolSpec& spec, int ready) {
-    UniqueFd told(ready);
     sigset_t ends;
     sigemptyset(&ends);
     for (int number : {SIGTERM, SIGINT, SIGHUP})
@@ -188,13 +182,8 @@ Status keep_pool(const Home& home, const PoolSpec& spec, int ready) {
         return keeper;
     };
     auto keeper = begin();
-    std::string line = "ready\n";
-    if (!keeper)
-        line = "error " + std::string(code_name(keeper.error().code)) + " " +
-               one_line(keeper.error().message) + "\n";
-    if (told && ::write(told.get(), line.data(), line.size()) < 0)
+    if (!tell_ready(UniqueFd(ready), keeper ? Status() : std::unexpected(keeper.error())))
         return fail_errno("telling that the pool is full");
-    told.reset();
     if (!keeper)
         return std::unexpected(std::move(keeper).error());
     return keeper->serve(signals.get());

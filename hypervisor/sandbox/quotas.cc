@@ -4,6 +4,7 @@
 
 #include <charconv>
 
+#include "hypervisor/base/invalid.h"
 #include "hypervisor/base/parse_size.h"
 #include "hypervisor/base/quota_limits.h"
 
@@ -12,11 +13,6 @@ namespace spore {
 namespace {
 
 constexpr std::string_view kNone = "none";
-
-std::unexpected<Error> invalid(std::string_view what, std::string_view text,
-                               const std::string& why) {
-    return fail(Code::invalid_argument, std::string(what) + " '" + std::string(text) + "': " + why);
-}
 
 Result<uint32_t> parse_number(std::string_view what, std::string_view text, uint32_t least,
                               uint32_t most) {

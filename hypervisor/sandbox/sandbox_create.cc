@@ -224,7 +224,7 @@ class Creation {
                         "network '" + spec_.network.mode + "': template '" + spec_.template_name +
                             "' was made without a network card; make it with spore template "
                             "create --network egress");
-        TRY(follow_policy(directory_, spec_.network, process_));
+        TRY(follow_policy(directory_, policy_, spec_.network, process_));
         stages_.mark("open");
         return {};
     }

@@ -228,7 +228,7 @@ Result<TemplateInfo> make_template(const Home& home, const TemplateSpec& spec,
     if (tap) {
         progress("configuring its network");
         TRY(agent.identify(preparing_identity(), boot_deadline));
-        TRY(follow_policy(draft.directory(), spec.network, draft.vmm));
+        TRY(follow_policy(draft.directory(), policy, spec.network, draft.vmm));
     }
     TRY(run_prepare(agent, spec, progress));
 

@@ -41,7 +41,7 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
                                   std::chrono::steady_clock::time_point deadline, int extra = -1,
                                   CgroupSpot* spot = nullptr);
 
-// Waits for the line on a ready pipe (hypervisor/vmm/vmm.h, tell_ready). Errors: what the line
+// Waits for the line on a ready pipe (hypervisor/base/tell_ready.h). Errors: what the line
 // says; timeout; unavailable if the pipe ends without one.
 Status wait_until_ready(int pipe, std::chrono::steady_clock::time_point deadline);
 

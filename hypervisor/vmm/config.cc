@@ -2,18 +2,13 @@
 
 #include <charconv>
 
+#include "hypervisor/base/invalid.h"
 #include "hypervisor/base/limits.h"
 #include "hypervisor/base/parse_size.h"
 
 namespace spore {
 
 namespace {
-
-std::unexpected<Error> invalid(std::string_view field, std::string_view value,
-                               std::string_view why) {
-    return fail(Code::invalid_argument,
-                std::string(field) + " '" + std::string(value) + "': " + std::string(why));
-}
 
 std::string mebibytes(uint64_t bytes) {
     return std::to_string(bytes / limits::kMiB) + "M";

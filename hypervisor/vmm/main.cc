@@ -12,6 +12,7 @@
 
 #include "hypervisor/base/limits.h"
 #include "hypervisor/base/one_line.h"
+#include "hypervisor/base/tell_ready.h"
 #include "hypervisor/jail/jail.h"
 #include "hypervisor/jail/namespaces.h"
 #include "hypervisor/jail/own_user.h"

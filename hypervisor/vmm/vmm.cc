@@ -7,7 +7,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "hypervisor/base/one_line.h"
+#include "hypervisor/base/tell_ready.h"
 
 namespace spore {
 
@@ -39,16 +39,6 @@ Result<UniqueFd> block_signals() {
 }
 
 }  // namespace
-
-bool tell_ready(UniqueFd fd, const Status& status) {
-    if (!fd)
-        return true;
-    std::string line = "ready\n";
-    if (!status)
-        line = "error " + std::string(code_name(status.error().code)) + " " +
-               one_line(status.error().message) + "\n";
-    return ::write(fd.get(), line.data(), line.size()) == static_cast<ssize_t>(line.size());
-}
 
 // The machine first: its devices drain through the loop, the others just let go.
 Vmm::~Vmm() {

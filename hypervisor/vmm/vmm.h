@@ -32,10 +32,6 @@ struct VmmFiles {
     std::optional<WorkingSetFiles> working_set;
 };
 
-// One line to whoever started us: that the machine runs (or waits, as was asked), or why not. False
-// if nobody is there to read it: then nobody will ever end us. No `fd`: nobody wants to know.
-bool tell_ready(UniqueFd fd, const Status& status);
-
 // Loop thread: the one that makes it.
 class Vmm {
   public:
