@@ -76,40 +76,40 @@ Result<Opened> open_all(const VmmOptions& options, StageTimer& stages) {
     return Opened{std::move(kvm), std::move(snapshot), std::move(files)};
 }
 
-// A user of this process's own, and its directory's from here on; the claim is held until the end.
-Status take_own_user(JailOptions& jail, Role role) {
-    static UniqueFd claim;
+// A user of this process's own, and its directory's from here on, as long as the claim is held. No
+// claim: it stays who it is.
+Result<UniqueFd> take_own_user(JailOptions& jail, Role role) {
     auto user = TRY(claim_user_if_root());
     if (!user) {
         jail.why_shared_user = ::geteuid() != 0 ? "it was not started by root"
                                                 : "SPORE_UIDS is 'none', or not to be had here";
-        return {};
+        return UniqueFd();
     }
     jail.user = user->id;
     jail.why_shared_user.clear();
     jail.user_namespace = role != Role::zygote;
-    claim = std::move(user->claim);
     if (role != Role::zygote && ::chown(".", user->id, user->id) != 0)
         return fail_errno("giving the directory to user " + std::to_string(user->id));
-    return {};
+    return std::move(user->claim);
 }
 
 // Everything has been opened; nothing that a guest or a snapshot's maker has written was read.
-Status close_jail(const VmmOptions& options, Role role, StageTimer& stages) {
+// Returns the claim to the process's user, to be held until its end.
+Result<UniqueFd> close_jail(const VmmOptions& options, Role role, StageTimer& stages) {
     JailOptions jail;
     jail.files_max = limits::kRingFiles + 256;
     jail.file_bytes_max = limits::kLayeredDiskBytesMax;
     jail.tasks_max = role == Role::zygote ? limits::kZygoteTasksMax : limits::kVmmTasksMax;
     if (!options.cgroup.empty())
         jail.cgroup = options.cgroup;
-    TRY(take_own_user(jail, role));
+    auto claim = TRY(take_own_user(jail, role));
     auto report = TRY(enter_jail(jail));
     if (!report.missing().empty())
         spdlog::info("the jail lacks: {}", report.missing());
     stages.mark("jail");
     TRY(restrict_thread(role));
     stages.mark("filter");
-    return {};
+    return claim;
 }
 
 // The kernel counts the rings' memory by user, and workers without users of their own are all the
@@ -122,7 +122,7 @@ void lift_locked_memory_limit() {
 
 // A zygote is ready when the snapshot is known to be good.
 Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
-    UniqueFd keeper(options.zygote_fd);
+    UniqueFd keeper(options.zygote_fd), claim;
     auto kvm = Kvm::open();
     auto snapshot = [&]() -> Result<LoadedSnapshot> {
         TRY(Status(kvm ? Status() : std::unexpected(kvm.error())));
@@ -132,14 +132,14 @@ Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
             prepare_fork_jailed();
             lift_locked_memory_limit();
             StageTimer stages;
-            TRY(close_jail(options, Role::zygote, stages));
+            claim = TRY(close_jail(options, Role::zygote, stages));
         }
         return load_snapshot(std::move(files), *kvm, false);
     }();
     tell_ready(std::move(ready), snapshot ? Status() : std::unexpected(snapshot.error()));
     if (!snapshot)
         return std::unexpected(std::move(snapshot).error());
-    return run_zygote(std::move(*kvm), std::move(*snapshot), std::move(keeper));
+    return run_zygote(std::move(*kvm), std::move(*snapshot), std::move(keeper), std::move(claim));
 }
 
 Result<int> logged(const Vmm& vmm, Result<int> status) {
@@ -150,12 +150,13 @@ Result<int> logged(const Vmm& vmm, Result<int> status) {
 
 Result<int> restore(const VmmOptions& options, StageTimer& stages, UniqueFd ready) {
     Vmm vmm(stages);
+    UniqueFd claim;
     auto opened = open_all(options, stages);
     auto snapshot = [&]() -> Result<LoadedSnapshot> {
         TRY(Status(opened ? Status() : std::unexpected(opened.error())));
         if (options.jail) {
             TRY(vmm.begin());
-            TRY(close_jail(options, Role::loop, stages));
+            claim = TRY(close_jail(options, Role::loop, stages));
         }
         return load_snapshot(std::move(opened->snapshot), opened->kvm, options.cpu_checked);
     }();

@@ -168,7 +168,7 @@ Result<pid_t> fork_process(Order& order) {
 
 }  // namespace
 
-Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper) {
+Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper, UniqueFd claim) {
     ::signal(SIGCHLD, SIG_IGN);  // nobody waits for workers: they are gone when they are gone
     for (;;) {
         auto order = TRY(receive_order(keeper.get()));
@@ -177,6 +177,7 @@ Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper) {
         auto pid = fork_process(*order);
         if (pid && *pid == 0) {
             keeper.reset();
+            claim.reset();
             return work(std::move(kvm), std::move(snapshot), std::move(*order));
         }
         ZygoteReply reply;

@@ -6,9 +6,8 @@ import os
 import re
 import time
 
-from world import TEMPLATE, Failed, anonymous
+from world import TEMPLATE, UIDS, USERS, Failed, anonymous
 
-USERS = '/run/spore-users'
 SETTLE_S = 60  # ends of VMs are torn down behind the commands
 
 
@@ -89,9 +88,11 @@ def settled(world):
 
 
 def users():
-    """How many that some spore-vmm is: a number's file is locked as long as that lives, and its name swept later."""
+    """How many of ours some spore-vmm is: a number's file is locked as long as that lives, and its name swept later."""
     held = 0
     for name in os.listdir(USERS) if os.path.isdir(USERS) else ():
+        if int(name) not in UIDS:
+            continue
         try:
             with open(os.path.join(USERS, name), encoding='utf-8') as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -72,6 +72,9 @@ class Kills:
                    f'{disks} disks')
         wait_until(lambda: world.processes() == self.processes or
                    f'{dict(world.processes())}, before {dict(self.processes)}', 'the end of all others')
+        if os.geteuid() == 0:
+            held = world.users_held()
+            check(set(held.values()) == {1}, f'users that VM processes hold: {held}')
 
     def states(self):
         return {each['id']: each['state'] for each in self.world.json('list')}

@@ -11,6 +11,8 @@ import time
 
 TEMPLATE = 'soak'
 CGROUP = 'spore-soak-'
+USERS = '/run/spore-users'
+UIDS = range(2_000_000, 2_010_000)  # no other Spore's on this host
 PARKED, READY = 4, 4
 LIMIT_S = 120
 # A PID in them has more digits or fewer; a keeper says when its zygote was killed.
@@ -57,7 +59,8 @@ class World:
                                        '../../bench/guest/make_image')
         self.home = home
         self.cgroup = own_cgroup()
-        self.environment = dict(os.environ, SPORE_HOME=home, SPORE_CGROUP=self.cgroup or 'none')
+        self.environment = dict(os.environ, SPORE_HOME=home, SPORE_CGROUP=self.cgroup or 'none',
+                                SPORE_UIDS=f'{UIDS.start}-{UIDS.stop - 1}')
         self.driver = None
 
     def prepare(self):
@@ -174,6 +177,10 @@ class World:
         taken = {each['pid'] for each in self.json('list')}
         return [pid for pid in self.pids('spore-vmm') if parent_of(pid) == zygote and pid not in taken]
 
+    def users_held(self):
+        """How many users each VM process holds the claim to: one, its own."""
+        return {pid: len(claims(pid)) for pid in self.pids('spore-vmm')}
+
     # ---- What lies about
 
     def names(self, directory):
@@ -192,6 +199,17 @@ class World:
                 size = 0 if name in directories or name in OF_NO_SIZE else status.st_size
                 found.append((anonymous(os.path.relpath(path, root)), oct(status.st_mode), size))
         return sorted(found)
+
+
+def claims(pid):
+    """The descriptors that keep a user in use."""
+    found = []
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f'/proc/{pid}/fd'):
+            with contextlib.suppress(FileNotFoundError):
+                target = os.readlink(f'/proc/{pid}/fd/{number}')
+                found += [target] if target.startswith(USERS) else []
+    return found
 
 
 def own_cgroup():
@@ -218,7 +236,19 @@ def answer_of(output, status):
     if status == 0:
         return document, None
     check(isinstance(document, dict) and 'error' in document, f'status {status} without an error')
-    return None, document['error']['code']
+    return None, Code(document['error'])
+
+
+class Code(str):
+    """An error's code, with all that it said for whoever prints what was not expected."""
+
+    def __new__(cls, error):
+        code = super().__new__(cls, error['code'])
+        code.error = error
+        return code
+
+    def __format__(self, spec):
+        return json.dumps(self.error)
 
 
 def template_words(name):
