@@ -17,7 +17,6 @@ namespace {
 using nlohmann::json;
 using End = RunResult::End;
 
-constexpr std::chrono::seconds kStartLimit{60};
 constexpr int kExitRaised = 1;
 constexpr int kExitInterrupted = 128 + 2;  // as by SIGINT
 
@@ -25,6 +24,7 @@ struct CreateOptions {
     std::string sandbox;
     ContextSpec spec;
     std::string language = "python";
+    std::string start_limit = "5m";
     EnvironmentOptions environment;
 };
 
@@ -41,8 +41,9 @@ Status create(Context& context, CreateOptions options) {
     if (spec.name.empty())
         spec.name = options.language;
     spec.environment = TRY(variables_of(options.environment));
+    const auto limit = TRY(parse_duration("start-timeout", options.start_limit));
     auto agent = TRY(link_agent(options.sandbox));
-    TRY(CodeContexts(*agent).create(spec, std::chrono::steady_clock::now() + kStartLimit));
+    TRY(CodeContexts(*agent).create(spec, std::chrono::steady_clock::now() + limit));
     if (context.globals.json)
         print_json({{"name", spec.name}, {"language", options.language}});
     else
@@ -206,6 +207,8 @@ void add_create(CLI::App& group, Context& context) {
     add_unset_option(command, options->spec.unset);
     command->add_option("--workdir,-w", options->spec.cwd, "directory to run it in");
     command->add_option("--user,-u", options->spec.user, "who runs it: name or UID (root)");
+    command->add_option("--start-timeout", options->start_limit,
+                        "kill it if it takes no code after this long (5m)");
     on_chosen(command, context, [&context, options] { return create(context, *options); });
 }
 
