@@ -74,6 +74,41 @@ Status make_symlink(const wire::Symlink& request) {
     return failed;
 }
 
+Status make_hard_link(const wire::HardLink& request) {
+    const std::string path = TRY(path_of(request.path()));
+    const std::string target = TRY(path_of(request.target()));
+    const Place from = TRY(find_place(target, false));
+    const Place place = TRY(find_place(path, false));
+    const int directory = place.directory.get();
+    struct stat source = {}, there = {};
+    if (::fstatat(from.directory.get(), from.name.c_str(), &source, AT_SYMLINK_NOFOLLOW) != 0)
+        return fail_file("link", target);
+    if (!S_ISREG(source.st_mode))
+        return fail(Code::invalid_argument, quoted(target) + ": is not a plain file");
+    const auto link = [&](const std::string& name) {
+        return ::linkat(from.directory.get(), from.name.c_str(), directory, name.c_str(), 0) == 0;
+    };
+    if (link(place.name))
+        return {};
+    if (errno != EEXIST || !request.replace())
+        return fail_file("link", path);
+    if (::fstatat(directory, place.name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0) {
+        if (S_ISDIR(there.st_mode))
+            return fail(Code::already_exists, quoted(path) + ": is there, and a directory");
+        // rename(2) does nothing between two names of one file.
+        if (there.st_ino == source.st_ino && there.st_dev == source.st_dev)
+            return {};
+    }
+    const std::string temporary = temporary_name();
+    if (!link(temporary))
+        return fail_file("link", path);
+    if (::renameat(directory, temporary.c_str(), directory, place.name.c_str()) == 0)
+        return {};
+    Status failed = fail_file("replace", path);
+    ::unlinkat(directory, temporary.c_str(), 0);
+    return failed;
+}
+
 Status move(const wire::Move& request) {
     const std::string from = TRY(path_of(request.from()));
     const std::string to = TRY(path_of(request.to()));
@@ -157,6 +192,11 @@ Result<std::unique_ptr<Stream>> serve_make_directory(const Request& request) {
 
 Result<std::unique_ptr<Stream>> serve_symlink(const Request& request) {
     request.answer(make_symlink(request.body<wire::Symlink>()));
+    return nullptr;
+}
+
+Result<std::unique_ptr<Stream>> serve_hard_link(const Request& request) {
+    request.answer(make_hard_link(request.body<wire::HardLink>()));
     return nullptr;
 }
 

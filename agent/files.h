@@ -14,6 +14,7 @@ Result<std::unique_ptr<Stream>> serve_remove(const Request& request);
 Result<std::unique_ptr<Stream>> serve_move(const Request& request);
 Result<std::unique_ptr<Stream>> serve_make_directory(const Request& request);
 Result<std::unique_ptr<Stream>> serve_symlink(const Request& request);
+Result<std::unique_ptr<Stream>> serve_hard_link(const Request& request);
 Result<std::unique_ptr<Stream>> serve_set_attributes(const Request& request);
 Result<std::unique_ptr<Stream>> serve_watch(const Request& request);
 

@@ -100,6 +100,7 @@ constexpr RequestKind kRequests[] = {
     {Body::PortList, serve_port_list},
     {Body::SetLimits, serve_set_limits},
     {Body::GetUsage, serve_get_usage},
+    {Body::HardLink, serve_hard_link},
 };
 
 }  // namespace

@@ -42,7 +42,9 @@ std::optional<uint16_t> agent_protocol_with(uint16_t peer_min, uint16_t peer_max
 uint16_t agent_protocol_of(wire::Body body) {
     if (body <= wire::Body::GrowRoot)
         return 1;
-    return body <= wire::Body::SetClock ? 2 : 3;
+    if (body <= wire::Body::SetClock)
+        return 2;
+    return body <= wire::Body::Usage ? 3 : 4;
 }
 
 wire::ErrorCode to_wire(Code code) {

@@ -20,7 +20,7 @@ namespace spore {
 
 // The versions of the protocol that this tree speaks.
 inline constexpr uint16_t kAgentProtocolMin = 1;
-inline constexpr uint16_t kAgentProtocolMax = 3;
+inline constexpr uint16_t kAgentProtocolMax = 4;
 
 // The one to speak with a peer that speaks `peer_min` to `peer_max`; nothing if there is none.
 std::optional<uint16_t> agent_protocol_with(uint16_t peer_min, uint16_t peer_max);

@@ -13,12 +13,14 @@ TreeCounts counts_of(const CopyCounts& counts) {
             .files = counts.files,
             .directories = counts.directories,
             .links = counts.links,
-            .skipped = counts.skipped};
+            .skipped = counts.skipped,
+            .separate = counts.separate};
 }
 
 CopyOptions options_of(const TreeOptions& options, const Call& call) {
     CopyOptions wanted = {.on_progress = {},
                           .on_skipped = options.skipped,
+                          .on_separate = {},
                           .user = options.user,
                           .bytes_max = options.bytes_max,
                           .deadline = call.deadline};

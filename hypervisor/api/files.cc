@@ -189,6 +189,15 @@ Status Files::make_symlink(const std::string& path, const std::string& target, b
     });
 }
 
+Status Files::make_hard_link(const std::string& path, const std::string& target, bool replace,
+                             const Call& call) const {
+    return guarded([&] {
+        return with_files(*impl_->sandbox, call, [&](const AgentFiles& files) {
+            return files.make_hard_link(path, target, replace, call.deadline);
+        });
+    });
+}
+
 Status Files::set_mode(const std::string& path, uint32_t mode, const std::string& user,
                        const Call& call) const {
     return guarded([&] {

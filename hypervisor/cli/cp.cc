@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <cinttypes>
+
 #include "hypervisor/cli/agent_link.h"
 #include "hypervisor/cli/commands.h"
 #include "hypervisor/cli/file_output.h"
@@ -31,11 +33,9 @@ Side parse_side(const std::string& word) {
 }
 
 nlohmann::json to_json(const CopyCounts& counts) {
-    return {{"bytes", counts.bytes},
-            {"files", counts.files},
-            {"directories", counts.directories},
-            {"links", counts.links},
-            {"skipped", counts.skipped}};
+    return {
+        {"bytes", counts.bytes}, {"files", counts.files},     {"directories", counts.directories},
+        {"links", counts.links}, {"skipped", counts.skipped}, {"separate", counts.separate}};
 }
 
 // `-`: standard input or output.
@@ -77,11 +77,19 @@ Status copy(Context& context, const CopyWords& words) {
     options.on_skipped = [](const std::string& path, const std::string& why) {
         std::fprintf(stderr, "spore: left out '%s': %s\n", printable(path).c_str(), why.c_str());
     };
+    std::string why_separate;
+    options.on_separate = [&](const std::string&, const std::string& why) { why_separate = why; };
     const CopyCounts counts =
         TRY(across   ? copy_across(agent, from.path, TRY(link_agent(to.id)), to.path, options)
             : stream ? copy_stream(agent, from, to, options)
             : from.id.empty() ? copy_in(agent, from.path, to.path, options)
                               : copy_out(agent, from.path, to.path, options));
+    if (counts.separate > 0) {
+        std::fprintf(stderr,
+                     "spore: further names of a file that became files of their own: %" PRIu64
+                     ": %s\n",
+                     counts.separate, why_separate.c_str());
+    }
     if (context.globals.json && !(stream && to.id.empty()))
         print_json(to_json(counts));
     return {};
@@ -94,7 +102,7 @@ void add_cp(CLI::App& app, Context& context) {
     CLI::App* command = app.add_subcommand(
         "cp",
         "copy a file or a tree, one side ID:PATH, or both\n\n"
-        "Modes, times and symbolic links are kept, owners are not. A directory as DST gets "
+        "Modes, times and links of both kinds are kept, owners are not. A directory as DST gets "
         "SRC\n"
         "under its name; SRC/. is what is in it. `-` is standard input or output.");
     command->add_option("src", words->from, "ID:PATH or a path of this host")->required();

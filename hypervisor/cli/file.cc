@@ -24,7 +24,8 @@ struct FileOptions {
     FileWriteSpec write;
     FileListSpec list;
     bool create = false, append = false, in_place = false;
-    bool follow = false, recursive = false, replace = false, parents = false, null = false;
+    bool follow = false, recursive = false, replace = false, parents = false, null = false,
+         hard = false;
     uint64_t count = 0;
 };
 
@@ -278,13 +279,18 @@ void add_places(CLI::App* file, Context& context, const std::shared_ptr<FileOpti
                                                   options->user, kNever));
     });
 
-    CLI::App* link = add(file, "link", "make a symbolic link", *options);
-    link->add_option("target", options->other, "where it leads, as it is written")->required();
-    link->add_flag("--replace", options->replace, "another symbolic link");
+    CLI::App* link = add(file, "link", "make a symbolic or hard link", *options);
+    link->add_option("target", options->other,
+                     "where it leads, as it is written; with --hard a file")
+        ->required();
+    link->add_flag("--hard", options->hard, "another name of a plain file");
+    link->add_flag("--replace", options->replace,
+                   "what is there: another link, or with --hard a file too");
     on_chosen(link, context, [&context, options]() -> Status {
         auto files = TRY(files_of(*options));
+        const auto make = options->hard ? &AgentFiles::make_hard_link : &AgentFiles::make_symlink;
         return done(context,
-                    files.make_symlink(options->path, options->other, options->replace, kNever));
+                    (files.*make)(options->path, options->other, options->replace, kNever));
     });
 }
 

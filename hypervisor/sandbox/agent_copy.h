@@ -1,8 +1,8 @@
 #pragma once
 
 // Copying files, directories and symbolic links, with their modes and times, between this host and
-// a guest. Owners are not copied, FIFOs, sockets and devices left out; names of one file become
-// files of their own in a guest, and are that again on this host.
+// a guest. Owners are not copied, FIFOs, sockets and devices left out; names of one file are
+// that again, or, where the guest's agent or file system has no such thing, files of their own.
 
 #include "hypervisor/sandbox/agent_files.h"
 
@@ -14,6 +14,7 @@ struct CopyCounts {
     uint64_t directories = 0;
     uint64_t links = 0;  // symbolic ones, and further names of a file
     uint64_t skipped = 0;
+    uint64_t separate = 0;  // of `files`: further names of a file that became files of their own
 };
 
 struct CopyOptions {
@@ -21,6 +22,8 @@ struct CopyOptions {
     std::function<void(const CopyCounts&)> on_progress;
     // What was left out, and why.
     std::function<void(const std::string& path, const std::string& why)> on_skipped;
+    // What is no further name of a file as it was, but one of its own, and why.
+    std::function<void(const std::string& path, const std::string& why)> on_separate;
     std::string user;        // copy_in: owner of what is new, as FileWriteSpec.user
     uint64_t bytes_max = 0;  // copy_out: resource_exhausted above it; 0: none
     AgentClient::Deadline deadline = AgentClient::Deadline::max();
@@ -28,7 +31,8 @@ struct CopyOptions {
 
 // Both: a target that is a directory, or ends in "/", gets the source under its own name in it, and
 // the contents of a source that ends in "/."; other directories are merged with what is there,
-// files and links replace files and links there, each in one step. On an error what was copied
+// files and links replace files and links there, each in one step (in a guest a file that meets a
+// symbolic link is written where that leads to). On an error what was copied
 // stays.
 
 // From `from` on this host (a symbolic link is followed there, and none below it) into the guest;

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "hypervisor/sandbox/agent_copy.h"
-#include "hypervisor/sandbox/copy_report.h"
+#include "hypervisor/sandbox/copy_links.h"
 #include "hypervisor/sandbox/copy_target.h"
 
 namespace spore {
@@ -127,6 +127,11 @@ class CopyAcross {
     }
 
     Status take_file(const std::string& from, const std::string& target, const FileInfo& info) {
+        const std::string* const first =
+            info.links < 2 ? nullptr : links_.find_or_add(info.device, info.inode, target);
+        if (first != nullptr &&
+            TRY(CopyLinks::make(to_, target, *first, report_, options_.deadline)))
+            return {};
         const Status copied = copy_file(from, target, info, false);
         // A guest that lives makes and removes files while its directories are read.
         if (!copied && source_gone_)
@@ -190,6 +195,7 @@ class CopyAcross {
     AgentFiles from_, to_;
     const CopyOptions& options_;
     CopyReport report_;
+    CopyLinks links_;
     std::string root_;            // in the target
     std::vector<FileInfo> open_;  // directories on the way to the last entry
     bool source_gone_ = false;

@@ -9,7 +9,7 @@
 
 #include "hypervisor/sandbox/agent_copy.h"
 #include "hypervisor/sandbox/agent_file_streams.h"
-#include "hypervisor/sandbox/copy_report.h"
+#include "hypervisor/sandbox/copy_links.h"
 
 namespace spore {
 
@@ -118,8 +118,11 @@ class CopyIn {
             return fail_errno("open what is to be '" + target + "'");
         if (S_ISDIR(about.st_mode))
             return enter(std::move(file), about, target, false);
-        if (S_ISREG(about.st_mode))
+        if (S_ISREG(about.st_mode)) {
+            if (TRY(link_to_first(about, target)))
+                return {};
             return begin_file(std::move(file), about, target);
+        }
         return report_.skip(target, "is no file, directory or symbolic link");
     }
 
@@ -139,6 +142,18 @@ class CopyIn {
                            target.ends_with('/') ? target.substr(0, target.size() - 1) : target});
         ++report_.counts.directories;
         return {};
+    }
+
+    // Whether it is now another name of a file that was copied before.
+    Result<bool> link_to_first(const struct stat& about, const std::string& target) {
+        if (about.st_nlink < 2)
+            return false;
+        const std::string* first = links_.find_or_add(about.st_dev, about.st_ino, target);
+        if (first == nullptr)
+            return false;
+        TRY(feed_all(0));  // it may be on its way
+        TRY(finish_all(0));
+        return CopyLinks::make(files_, target, *first, report_, options_.deadline);
     }
 
     Status copy_link(int directory, const std::string& name, const std::string& target) {
@@ -218,6 +233,7 @@ class CopyIn {
     AgentFiles files_;
     const CopyOptions& options_;
     CopyReport report_;
+    CopyLinks links_;
     std::vector<Level> levels_;
     std::vector<Attributes> directories_;
     std::deque<std::unique_ptr<Uploading>> begun_, fed_;

@@ -158,11 +158,14 @@ class CopyOut {
         }
         TRY(drain(0));  // it may be on its way
         const auto there = target.place(*first);
-        if (there && put_hard_link(*there, place)) {
+        const Status linked =
+            there ? put_hard_link(*there, place) : Status(std::unexpected(there.error()));
+        if (linked) {
             ++report_.counts.links;
             return {};
         }
         // It went meanwhile, or this host's file system has no such thing.
+        report_.separate(prefix + info.path, linked.error().message);
         TRY(ask_for(prefix + info.path, std::move(place)));
         return drain(0);
     }

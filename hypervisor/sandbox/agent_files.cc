@@ -173,6 +173,16 @@ Status AgentFiles::make_symlink(const std::string& path, const std::string& targ
     return stream.receive_done(deadline);
 }
 
+Status AgentFiles::make_hard_link(const std::string& path, const std::string& target, bool replace,
+                                  Deadline deadline) const {
+    AgentStream stream = connection_->open();
+    auto& buffer = stream.buffer();
+    const auto bytes = bytes_of(buffer, path);
+    const auto target_bytes = bytes_of(buffer, target);
+    TRY(stream.send(wire::CreateHardLink(buffer, bytes, target_bytes, replace)));
+    return stream.receive_done(deadline);
+}
+
 Status AgentFiles::set_attributes(const FileAttributes& attributes, Deadline deadline) const {
     AgentStream stream = connection_->open();
     auto& buffer = stream.buffer();

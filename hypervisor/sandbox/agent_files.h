@@ -154,6 +154,11 @@ class AgentFiles {
     // `replace`: another symbolic link, in one step.
     Status make_symlink(const std::string& path, const std::string& target, bool replace,
                         Deadline deadline) const;
+    // `path` becomes another name of the plain file `target`. `replace`: a file or symbolic link
+    // that is there, in one step. Errors also: host_unsupported between file systems and by an
+    // agent before protocol version 4.
+    Status make_hard_link(const std::string& path, const std::string& target, bool replace,
+                          Deadline deadline) const;
     Status set_attributes(const FileAttributes& attributes, Deadline deadline) const;
     // Returns as soon as no change can be missed. A recursive one covers directories made later;
     // what is in those already may be told twice.

@@ -39,6 +39,13 @@ class CopyReport {
         return {};
     }
 
+    // A further name of a file becomes one of its own.
+    void separate(const std::string& path, const std::string& why) {
+        ++counts.separate;
+        if (options_.on_separate)
+            options_.on_separate(path, why);
+    }
+
   private:
     const CopyOptions& options_;
 };

@@ -95,6 +95,8 @@ size_t touch_request(const wire::Frame& frame) {
         return touch(view(body->from())) + touch(view(body->to()));
     if (const auto* body = frame.body_as_Symlink())
         return touch(view(body->path())) + touch(view(body->target()));
+    if (const auto* body = frame.body_as_HardLink())
+        return touch(view(body->path())) + touch(view(body->target()));
     if (const auto* body = frame.body_as_ProcessStart())
         return touch(*body->exec()) + touch(view(body->name())) + body->log_bytes_max();
     if (const auto* body = frame.body_as_WaitPort())

@@ -43,6 +43,9 @@ struct TreeCounts {
     uint64_t directories = 0;  ///< Made or found.
     uint64_t links = 0;        ///< Symbolic links, and further names of one file.
     uint64_t skipped = 0;      ///< Left out: FIFOs, sockets, devices, what went meanwhile.
+    /// Of `files`: further names of one that became files of their own, since the file system there
+    /// has no such thing, or an agent is too old.
+    uint64_t separate = 0;
 };
 
 /// How a tree is copied. The functions are called in the thread that called.
@@ -128,12 +131,17 @@ class Files {
     /// With `replace` over another symbolic link, in one step.
     Status make_symlink(const std::string& path, const std::string& target, bool replace = false,
                         const Call& call = {}) const;
+    /// Another name of the plain file `target`, which no symbolic link is; with `replace` over a
+    /// file or a symbolic link, in one step. Errors also: host_unsupported between two of the
+    /// guest's file systems.
+    Status make_hard_link(const std::string& path, const std::string& target, bool replace = false,
+                          const Call& call = {}) const;
     /// Changes the mode, and with a `user` the owner, through symbolic links.
     Status set_mode(const std::string& path, uint32_t mode, const std::string& user = {},
                     const Call& call = {}) const;
     /// Copies a file or a directory with all that is in it from this host into the sandbox, with
-    /// modes and times, symbolic links as such. A target that is a directory or ends in "/" gets
-    /// the source under its own name in it, and the contents of a source that ends in "/.";
+    /// modes and times, links of both kinds as such. A target that is a directory or ends in "/"
+    /// gets the source under its own name in it, and the contents of a source that ends in "/.";
     /// directories are merged with what is there, files replaced, each in one step. On an error
     /// what was copied stays.
     Result<TreeCounts> copy_in(const std::string& from_host, const std::string& to,

@@ -130,6 +130,12 @@ const std::map<Body, Send> kFileRequests = {
          const auto target = bytes(c.buffer(), "file");
          c.send(kStream, wire::CreateSymlink(c.buffer(), path, target));
      }},
+    {Body::HardLink,
+     [](RawClient& c, const Place& place) {
+         const auto path = bytes(c.buffer(), place.work + "/name");
+         const auto target = bytes(c.buffer(), place.work + "/file");
+         c.send(kStream, wire::CreateHardLink(c.buffer(), path, target));
+     }},
     {Body::SetAttributes,
      [](RawClient& c, const Place& place) {
          const auto path = bytes(c.buffer(), place.work + "/file");

@@ -218,6 +218,16 @@ TEST_F(FileTrees, HaveLinksAndAttributesSet) {
     EXPECT_EQ(fs::read_symlink(at("link")), "file");
     put("file", "");
     EXPECT_EQ(code(files->make_symlink(at("file"), "b", true, soon())), Code::already_exists);
+    EXPECT_TRUE(files->make_hard_link(at("name"), at("file"), false, soon()));
+    EXPECT_TRUE(fs::equivalent(at("name"), at("file")));
+    EXPECT_EQ(code(files->make_hard_link(at("link"), at("file"), false, soon())),
+              Code::already_exists);
+    EXPECT_EQ(code(files->make_hard_link(at("x"), at("link"), false, soon())),
+              Code::invalid_argument);
+    EXPECT_EQ(code(files->make_hard_link(at("x"), at("none"), false, soon())), Code::not_found);
+    EXPECT_EQ(code(files->make_hard_link(work, at("file"), true, soon())), Code::already_exists);
+    EXPECT_TRUE(files->make_hard_link(at("name"), at("file"), true, soon())) << "it is already";
+    EXPECT_TRUE(files->remove(at("name"), false, soon()));
     const int64_t time = -1'500'000'000;  // before 1970, and no whole second
     EXPECT_TRUE(
         files->set_attributes({.path = at("link"), .mode = 0604, .mtime_ns = time}, soon()));

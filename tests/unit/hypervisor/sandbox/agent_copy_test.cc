@@ -113,6 +113,37 @@ TEST_F(Copy, NamesOfOneFileAreThatAgainOnTheHost) {
     EXPECT_NE(inode("back/lone"), inode("outside"));
 }
 
+TEST_F(Copy, NamesOfOneFileAreThatAgainInTheGuest) {
+    fs::create_directories(at("tree/sub"));
+    put("tree/one", "several names");
+    put("tree/other", "content");
+    put("outside", "content");
+    fs::create_hard_link(at("tree/one"), at("tree/sub/two"));
+    fs::create_hard_link(at("tree/one"), at("tree/three"));
+    fs::create_hard_link(at("outside"), at("tree/lone"));  // its other name is not copied
+    for (int round = 0; round < 3; ++round) {              // the second over what is there
+        if (round == 2) {                                  // and over what is something else
+            fs::remove(at("guest/one"));
+            fs::remove(at("guest/three"));
+            put("guest/three", "another");
+        }
+        const auto counts = in("tree/.", "guest");
+        ASSERT_TRUE(counts) << counts.error().message;
+        EXPECT_EQ(counts->files, 3u);
+        EXPECT_EQ(counts->links, 2u);
+        EXPECT_EQ(counts->separate, 0u);
+        EXPECT_TRUE(fs::equivalent(at("guest/one"), at("guest/sub/two")));
+        EXPECT_TRUE(fs::equivalent(at("guest/one"), at("guest/three")));
+        EXPECT_FALSE(fs::equivalent(at("guest/lone"), at("outside")));
+        EXPECT_EQ(fs::hard_link_count(at("guest/one")), 3u);
+    }
+    EXPECT_EQ(all_of("guest"), all_of("tree"));
+    for (const char* name : {"guest", "guest/sub"}) {
+        for (const auto& entry : fs::directory_iterator(at(name)))
+            EXPECT_FALSE(entry.path().filename().string().starts_with(".spore")) << entry.path();
+    }
+}
+
 TEST_F(Copy, PutsItsSourceWhereCpDoes) {
     put("file", "1");
     fs::create_directories(at("dir"));
@@ -342,6 +373,12 @@ TEST_F(AcrossCopy, TreeIsInTheOtherGuestAsItWas) {
     EXPECT_EQ(counts->skipped, 1u) << "the FIFO";
     fs::remove(at("tree/fifo"));
     EXPECT_EQ(all_of("other"), all_of("tree"));
+    fs::create_hard_link(at("tree/large"), at("tree/a/b/name"));
+    const auto linked = across("tree", "linked");
+    ASSERT_TRUE(linked) << linked.error().message;
+    EXPECT_EQ(linked->links, 3u);
+    EXPECT_TRUE(fs::equivalent(at("linked/large"), at("linked/a/b/name")));
+    fs::remove(at("tree/a/b/name"));
     fs::create_directories(at("dir"));
     EXPECT_TRUE(across("tree/a/1", "dir"));
     EXPECT_TRUE(across("tree/.", "dir"));
