@@ -2,6 +2,7 @@
 
 #include "hypervisor/api/guard.h"
 #include "hypervisor/api/impl.h"
+#include "hypervisor/api/limit_words.h"
 #include "hypervisor/sandbox/host_facts.h"
 
 namespace spore {
@@ -58,7 +59,10 @@ Result<Template> Host::create_template(const Template::Spec& spec, const OnProgr
                                      .cpus = spec.cpus,
                                      .disk_bytes = spec.disk_bytes,
                                      .cpu_template = spec.cpu_template,
+                                     .owner = spec.owner,
+                                     .is_public = spec.is_public,
                                      .prepare = spec.prepare,
+                                     .network = words_of(spec.network),
                                      .boot_limit = spec.boot_limit,
                                      .prepare_limit = spec.prepare_limit,
                                      .deadline = call.deadline,
@@ -92,6 +96,8 @@ Result<Sandbox> Host::create_sandbox(const Sandbox::Spec& spec, const Call& call
         wanted.environment = spec.environment;
         wanted.labels = spec.labels;
         wanted.owner = spec.owner;
+        wanted.network = words_of(spec.network);
+        wanted.quotas = TRY(with_words({}, words_of(spec.limits)));
         wanted.cold = spec.cold;
         wanted.limit = spec.limit;
         wanted.deadline = call.deadline;

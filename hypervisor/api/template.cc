@@ -18,6 +18,9 @@ Template make_template(const Home& home, TemplateInfo info) {
                             .cpus = info.cpus,
                             .disk_bytes = info.disk_bytes,
                             .prepare = std::move(info.prepare),
+                            .owner = std::move(info.owner),
+                            .is_public = info.is_public,
+                            .has_network = info.network.has_value(),
                             .memory_image_bytes = info.memory_image_bytes,
                             .disk_layer_bytes = info.disk_layer_bytes};
     return Template(std::make_shared<const Template::Impl>(Template::Impl{home, std::move(known)}));

@@ -8,6 +8,7 @@
 #include <spore/context.h>
 #include <spore/error.h>
 #include <spore/files.h>
+#include <spore/limits.h>
 #include <spore/process.h>
 #include <spore/session.h>
 #include <spore/socket.h>
@@ -37,6 +38,10 @@ class Sandbox {
         std::map<std::string, std::string> environment = {};
         std::map<std::string, std::string> labels = {};  ///< To find it by.
         std::string owner = {};                          ///< Whose it is.
+        Limits limits = {};                              ///< What it may use.
+        /// What it may reach. Anything but none needs a template with a card
+        /// (Template::Spec::network).
+        NetworkAccess network = {};
         bool cold = false;                        ///< Take none of those that wait (`spore pool`).
         std::chrono::milliseconds limit{60'000};  ///< For all of it.
     };
@@ -61,6 +66,19 @@ class Sandbox {
     Result<bool> alive() const;
     /// Ends it and removes all that belongs to it. Errors: not_found.
     Status destroy() const;
+
+    /// What it uses. Takes two seconds at most, whatever its VM and its guest do: what they do not
+    /// say by then is not known. Errors: not_found, unavailable (its VM has ended).
+    Result<Usage> usage(const Call& call = {}) const;
+    /// Changes what it may use, at once: all that has a value in `limits`, or nothing. Returns
+    /// which limits this host does not hold. Errors: invalid_argument, resource_exhausted (more
+    /// than the host or the template has), version_mismatch (an agent that is too old),
+    /// unavailable, timeout.
+    Result<std::vector<Usage::Missing>> update(const Limits& limits, const Call& call = {}) const;
+    /// Changes what it may reach, for open connections too. An error in the rules changes nothing;
+    /// after any other nothing can be reached. Errors: invalid_argument (also: its template has no
+    /// card), unavailable (another changes it just now), the host's.
+    Status update(const NetworkAccess& access, const Call& call = {}) const;
 
     /// Runs a command to its end, its output passed on as it comes. A program that cannot be
     /// executed is no error but Exit::Kind::not_started. Errors: not_found (cwd, user),

@@ -4,6 +4,7 @@
 /// Templates: VMs booted once, prepared, and snapshotted, which sandboxes are clones of.
 
 #include <spore/error.h>
+#include <spore/limits.h>
 
 #include <chrono>
 #include <cstdint>
@@ -32,7 +33,11 @@ class Template {
         std::string cpu_template = "host";     ///< "host" or "baseline".
         /// Shell commands, run in the guest as root, in this order, before the snapshot.
         std::vector<std::string> prepare = {};
-        std::chrono::seconds boot_limit{180};     ///< Until the guest's agent answers.
+        /// Unless its mode is none its sandboxes have a network card, and `prepare` this access.
+        NetworkAccess network = {};
+        std::string owner = {};                ///< Whose it is; empty: everybody's.
+        bool is_public = false;                ///< Others than its owner may have sandboxes of it.
+        std::chrono::seconds boot_limit{180};  ///< Until the guest's agent answers.
         std::chrono::seconds prepare_limit{600};  ///< For each command of `prepare`.
     };
 
@@ -48,6 +53,9 @@ class Template {
         uint32_t cpus = 0;                 ///< As in Spec.
         uint64_t disk_bytes = 0;           ///< As in Spec.
         std::vector<std::string> prepare;  ///< As in Spec.
+        std::string owner;                 ///< As in Spec.
+        bool is_public = true;             ///< As in Spec.
+        bool has_network = false;          ///< Its sandboxes have a network card.
         uint64_t memory_image_bytes = 0;   ///< Of its memory on this host's disk.
         uint64_t disk_layer_bytes = 0;     ///< Of its disk beside the image's.
     };

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <netinet/in.h>
 
+#include <cmath>
 #include <stdexcept>
 
 #include "hypervisor/base/agent_limits.h"
@@ -47,6 +48,50 @@ TEST_F(Library, SaysWhatThereIsNot) {
     ASSERT_FALSE(made);
     EXPECT_EQ(made.error().code, Code::not_found);
     EXPECT_THAT(made.error().message, HasSubstr("none"));
+}
+
+TEST_F(Library, TellsWhatASandboxUses) {
+    const auto usage = sandbox->usage(soon());
+    ASSERT_TRUE(usage) << usage.error().message;
+    EXPECT_GT(usage->memory_bytes, 0u) << "of the process";
+    EXPECT_FALSE(usage->network);
+    // This one's VM does not answer: what only it knows is not known, and that is told.
+    EXPECT_FALSE(usage->disk);
+    EXPECT_THAT(usage->not_known,
+                testing::Contains(testing::Field(&Usage::Missing::name, HasSubstr("disk"))));
+    EXPECT_EQ(sandbox->usage(Call::within(0ms)).error().code, Code::timeout);
+    std::stop_source stop;
+    stop.request_stop();
+    EXPECT_EQ(sandbox->usage({.stop = stop.get_token()}).error().code, Code::unavailable);
+    fake.kill_vmm();
+    EXPECT_EQ(sandbox->usage(soon()).error().code, Code::unavailable);
+    EXPECT_EQ(sandbox->update(Limits{.cpus = 1}, soon()).error().code, Code::unavailable);
+}
+
+TEST_F(Library, RefusesLimitsAndNetworksThatCannotBe) {
+    const auto refused = [&](const Limits& limits, const char* why) {
+        const auto updated = sandbox->update(limits, soon());
+        ASSERT_FALSE(updated) << why;
+        EXPECT_EQ(updated.error().code, Code::invalid_argument) << updated.error().message;
+        EXPECT_THAT(updated.error().message, HasSubstr(why));
+    };
+    refused({.cpus = 0.01}, "cpu-max '0.010'");
+    refused({.cpus = -1}, "cpu-max");
+    refused({.cpus = std::nan("")}, "cpu-max");
+    refused({.cpus = 1e300}, "cpu-max");
+    refused({.cpu_weight = 10'001}, "cpu-weight '10001'");
+    refused({.memory_bytes = 1}, "memory-max '1'");
+    refused({.processes = 1}, "pids-max '1'");
+    refused({.disk = Throughput{.bytes_burst = 1 << 20}}, "io-max");
+    refused({.network = Throughput{.operations = 1, .bytes_burst = 1}}, "net-max");
+    const auto network = sandbox->update(
+        NetworkAccess{.mode = NetworkAccess::Mode::egress, .allow = {"10.0.0.0/33"}}, soon());
+    ASSERT_FALSE(network);
+    EXPECT_EQ(network.error().code, Code::invalid_argument) << network.error().message;
+    const auto host = Host::open(fake.home());
+    const auto made = host->create_sandbox({.template_name = "none", .limits = {.processes = 1}});
+    ASSERT_FALSE(made);
+    EXPECT_EQ(made.error().code, Code::invalid_argument) << made.error().message;
 }
 
 TEST_F(Library, CapturesACommand) {
