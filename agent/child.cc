@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include "agent/file.h"
+#include "agent/file_path.h"
 #include "agent/system.h"
 #include "agent/terminal.h"
 
@@ -120,24 +121,24 @@ Result<flatbuffers::Offset<wire::StartFailed>> start_failed_frame(
     const auto [step, error] = failure;
     const std::string& program = plan.argv[0];
     if (step == Step::cwd)
-        return fail_errno("cwd '" + plan.cwd + "'", error);
+        return fail_errno("cwd " + quoted(plan.cwd), error);
     if (step == Step::user)
-        return fail_errno("user '" + std::string(user) + "'", error);
+        return fail_errno("user " + quoted(user), error);
     if (step == Step::clone && error == EAGAIN)
         return fail(Code::resource_exhausted, out_of_processes());
     if (step != Step::execute)
         return fail_errno("start a process", error);
     if (error == E2BIG) {
         return fail(Code::invalid_argument,
-                    "arguments and environment of '" + program + "': " + reason(error));
+                    "arguments and environment of " + quoted(program) + ": " + reason(error));
     }
     if (error == ENOMEM)
-        return fail_errno("execute '" + program + "'", error);
+        return fail_errno("execute " + quoted(program), error);
     // What a shell says: POSIX, Shell Command Language §2.8.2.
     const bool absent = error == ENOENT || error == ENOTDIR;
     const bool searched = program.find('/') == std::string::npos;
     const std::string message =
-        "'" + program + "': " + (absent && searched ? "not found in PATH" : reason(error));
+        quoted(program) + ": " + (absent && searched ? "not found in PATH" : reason(error));
     return wire::CreateStartFailed(buffer, absent ? 127 : 126, error, buffer.CreateString(message));
 }
 

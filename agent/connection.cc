@@ -9,6 +9,14 @@
 
 namespace spore {
 
+namespace {
+
+// Above what any of ours has to say: whatever of the request it names, a frame holds it.
+constexpr size_t kMessageBytesMax = 4 * limits::kKiB;
+static_assert(kMessageBytesMax < limits::kFrameBytesMax);
+
+}  // namespace
+
 Connection::Connection(Server& server, UniqueFd socket) : server_(server) {
     socket_.open(server.poller(), std::move(socket), [this](uint32_t events) { on_ready(events); });
 }
@@ -147,7 +155,8 @@ Result<std::unique_ptr<Stream>> Connection::open_stream(const wire::Frame& frame
 }
 
 void Connection::send_error(uint32_t stream, const Error& error) {
-    const auto message = buffer().CreateString(error.message);
+    const auto message =
+        buffer().CreateString(std::string_view(error.message).substr(0, kMessageBytesMax));
     send(stream, wire::CreateError(buffer(), to_wire(error.code), message));
 }
 

@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "agent/file.h"
+#include "agent/file_path.h"
 
 namespace spore {
 
@@ -76,7 +77,7 @@ Status use_group(User& user, std::string_view wanted, std::string_view groups) {
         });
     }
     if (!gid)
-        return fail(Code::not_found, "group '" + std::string(wanted) + "': not in /etc/group");
+        return fail(Code::not_found, "group " + quoted(wanted) + ": not in /etc/group");
     user.gid = *gid;
     return {};
 }
@@ -100,7 +101,7 @@ Result<User> find_user(std::string_view spec, const std::string& root) {
     User user;
     if (!fill_from_passwd(user, name, uid, passwd)) {
         if (!uid)
-            return fail(Code::not_found, "user '" + std::string(name) + "': not in /etc/passwd");
+            return fail(Code::not_found, "user " + quoted(name) + ": not in /etc/passwd");
         user.uid = *uid;
         user.gid = *uid;
     }

@@ -210,6 +210,55 @@ TEST_F(Exec, RefusesAMissingCwdAndAnUnknownUser) {
     EXPECT_THAT(error_of(request).message, HasSubstr("no-such-group"));
 }
 
+TEST_F(Exec, RefusesPathsAndNamesThatAreTooLong) {
+    const std::string path = "/" + std::string(4999, 'x');
+    ExecRequest request = shell("true");
+    request.cwd = path;
+    EXPECT_EQ(error_of(request).code, Code::invalid_argument) << error_of(request).message;
+    EXPECT_LT(error_of(request).message.size(), 1000u);
+    request.cwd = "";
+    request.user = path;
+    EXPECT_EQ(error_of(request).code, Code::not_found) << error_of(request).message;
+    EXPECT_LT(error_of(request).message.size(), 1000u);
+    const Outcome missing = ok({.argv = {path}});
+    EXPECT_EQ(missing.result.end, End::not_started);
+    EXPECT_LT(missing.result.message.size(), 1000u) << missing.result.message;
+}
+
+// What is wrong is named, and might be as long as a frame: the answer would then be longer.
+TEST_F(Exec, AnswersToLongWordsAreShort) {
+    const std::string word(3'900'000, 'x');
+    ExecRequest request = shell("true");
+    request.user = word;
+    EXPECT_EQ(error_of(request).code, Code::not_found);
+    request.user = "";
+    request.cwd = word;
+    EXPECT_EQ(error_of(request).code, Code::invalid_argument);
+    request.cwd = "";
+    request.environment = {{word, ""}};
+    EXPECT_EQ(error_of(request).code, Code::invalid_argument);
+    const auto started = run(client, {.argv = {word}});
+    EXPECT_TRUE(!started || started->result.end == End::not_started);
+    EXPECT_EQ(ok(shell("echo on")).out, "on\n");
+}
+
+// The shell says by `times` what it has used itself.
+TEST_F(Exec, TellsProcessorTimeAndPeakMemory) {
+    const Outcome busy =
+        ok(shell("i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; times | head -n 1"));
+    double minutes = 0, seconds = 0;
+    ASSERT_EQ(std::sscanf(busy.out.c_str(), "%lfm%lfs", &minutes, &seconds), 2) << busy.out;
+    EXPECT_GE(static_cast<double>(busy.result.cpu_us), (minutes * 60 + seconds) * 1e6 - 20'000);
+    EXPECT_GT(busy.result.cpu_us, 10'000u);
+    const Outcome idle = ok(shell("sleep 0.3"));
+    EXPECT_LT(idle.result.cpu_us, 200'000u) << "time that passes is none";
+    // `tail` keeps all of it, as there is no line in it.
+    const Outcome large = ok(shell("head -c 60000000 /dev/zero | tail -n 1 | wc -c"));
+    EXPECT_EQ(large.out, "60000000\n");
+    EXPECT_GT(large.result.peak_memory_bytes, 60'000'000u);
+    EXPECT_LT(large.result.peak_memory_bytes, 400'000'000u);
+}
+
 TEST_F(Exec, RunsAsAnotherUser) {
     if (::geteuid() != 0)
         GTEST_SKIP() << "only root may become somebody else";
