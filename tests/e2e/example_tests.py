@@ -57,7 +57,14 @@ def keep_state(host):
     check_equal(out, 'hello from /tmp/out\n42\nZeroDivisionError: division by zero\n2 files, 22 bytes\n', 'it says')
 
 
+def limit_use(host):
+    out = run(host, 'limit_use', host.template(host.fast_kernel))
+    check(re.fullmatch(r'with 20 processes: refused\nwith 200 processes: started\n'
+                       r'a disk of 2048 MiB, \d+ processes of at most 200\n', out), f'it says {out!r}')
+
+
 TESTS = [
+    ('example-limit-use', limit_use),
     ('example-keep-state', keep_state),
     ('example-run-command', run_command),
     ('example-stream-output', stream_output),

@@ -161,6 +161,10 @@ def sessions(host):
         check_equal(line('one', 'pwd; echo "$A"; f 2'), '/usr/lib\nx y\nf 2 1\n', 'what a session keeps')
         check_equal(line('two', 'pwd; echo "${A-unset}"; kill -0 $(cat /tmp/pid) && echo there'),
                     '/root\nunset\nthere\n', 'what another sees')
+        # One host for both: what one listens on the other reaches.
+        line('one', 'echo from-one >/tmp/page; cd /tmp; python3 -m http.server 8123 >/dev/null 2>&1 & cd /usr/lib')
+        host.run('process', 'wait-port', name, '8123', '--timeout', '120s')
+        check_equal(line('two', 'curl -s http://127.0.0.1:8123/page'), 'from-one\n', 'localhost of another session')
         line('one', 'exit 4', status=4)
         check_equal(line('one', 'pwd; echo "${A-unset} $GIVEN"'), '/usr/lib\nunset 1\n', 'a session behind exit')
         done = host.json('exec', '--timeout', '1s', '-s', 'one', name, '--', 'cd /tmp; sleep 1000', status=124)
@@ -210,6 +214,9 @@ def secrets(host):
         kept = subprocess.run(['grep', '-rlF', secret, host.home, '--include=*.json', '--include=*log*', '--include=*.db*'],
                               stdout=subprocess.PIPE, check=False).stdout.decode().split()
         check_equal([each for each in kept if each != file], [], 'records and logs that have it')
+        kept = subprocess.run(['grep', '-rlF', secret, os.path.join(host.home, 'templates')],
+                              stdout=subprocess.PIPE, check=False).stdout.decode().split()
+        check_equal(kept, [], "files of the snapshot of before that have it")
         done = host.run('exec', '-e', 'A=1', '--unset', 'HOME', name, '--', 'sh', '-c', 'echo "$A ${HOME-no}"')
         check_equal(done.stdout, b'1 no\n', '--unset')
         check_equal(host.run('exec', '--clear-env', '-e', 'A=1', name, '--', '/usr/bin/env').stdout, b'A=1\n', '--clear-env')

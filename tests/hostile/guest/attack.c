@@ -6,8 +6,14 @@
    so that requests are under way when the wrong ones come. A device that asks for a reset gets it
    soon. It never ends its own machine on
    the way: it leaves ACPI's registers and the LAPIC alone, asks only for MSIs that wait in the
-   LAPIC, and has devices write into no memory of its own but the arena. When it is done it powers
-   off. */
+   LAPIC, and has devices write into no memory of its own but data. When it is done it powers off.
+
+   So that no device can write elsewhere, whatever it reads at whatever moment: of four descriptors,
+   in queues and in tables, the last is for tables (its address is never data, its flags have
+   kIndirect) and the others for data (never a table's address nor kIndirect). A half of the old one
+   and a half of the new are then one of the same kind. Tables are read where only this program
+   writes: in kTables, and, beginning at any byte, in kGarbage, where no byte is 0, so that whatever
+   eight are taken for an address lie outside memory. */
 
 #include "machine.h"
 
@@ -23,8 +29,7 @@ static u64 below(u64 bound) {
     return (next() >> 16) % bound;
 }
 
-/* An address for a descriptor: mostly in the arena, else at an edge. Writable ones must not be this
-   program, so nothing here is below the arena but what wraps or lies outside memory. */
+/* An address for a descriptor: mostly in the data, else at an edge, or outside memory. */
 static u64 any_address(void) {
     static const u64 edges[] = {
         kRamEnd - 1, kRamEnd, kRamEnd - 4096, kHole, 0xFFFFFFFF, 1ull << 32,    1ull << 46,
@@ -36,8 +41,29 @@ static u64 any_address(void) {
         case 1:
             return next() | kRamEnd;
         default:
-            return kArena + below(kArenaEnd - kArena);
+            return kData + below(kArenaEnd - kData);
     }
+}
+/* The same for a table; no table ends within kRamEnd - 1. */
+static u64 any_table(void) {
+    static const u64 edges[] = {
+        kGarbage - 16, kRamEnd - 1, kRamEnd,    kHole, 0xFFFFFFFF, 1ull << 32,
+        1ull << 63,    ~0ull,       ~0ull - 15, kEcam, kLapic,
+    };
+    switch (next() >> 60) {
+        case 0:
+            return edges[below(sizeof(edges) / sizeof(*edges))];
+        case 1:
+            return next() | kRamEnd;
+        case 2:
+        case 3:
+            return kGarbage + below(1 << 20);
+        default:
+            return kTables + below(kTablesBytes / 16) * 16;
+    }
+}
+static u64 garbage(void) {
+    return next() | 0x0101010101010101ull;
 }
 static u32 any_length(void) {
     switch (next() >> 61) {
@@ -79,7 +105,7 @@ static void right_request(struct device* device, u16 number) {
     struct queue* queue = &queues[number];
     static const u8 types[] = {0, 1, 0, 1, 4, 8, 11, 13}; /* of a block request (§5.2.6) */
     u16 head = (u16)below(kQueueSize / 4) * 4;
-    u64 header = kArena + below(4096) * 64, data = kArena + (1 << 20) + below(1024) * 4096;
+    u64 header = kData + below(4096) * 64, data = kData + (1 << 20) + below(1024) * 4096;
     u32* words = (u32*)header;
     words[0] = next() >> 60 ? types[below(8)] : (u32)next();
     words[1] = 0;
@@ -114,26 +140,30 @@ static void right_request(struct device* device, u16 number) {
 /* --- What is wrong, in memory. */
 
 static void wrong_descriptor(struct descriptor* descriptor) {
-    descriptor->address = any_address();
+    int for_table = (u64)descriptor / sizeof(*descriptor) % 4 == 3;
+    u16 flags = (u16)(next() >> 60 ? next() >> 61 : next());
+    descriptor->address = for_table ? any_table() : any_address();
     descriptor->length = any_length();
-    descriptor->flags = (u16)(next() >> 60 ? next() >> 61 : next());
+    descriptor->flags = for_table ? flags | kIndirect : flags & ~kIndirect;
     descriptor->next = any_index();
 }
+static struct descriptor* last_table = (struct descriptor*)(32 << 20); /* kTables */
 static void indirect_table(struct queue* queue) {
-    struct descriptor* table = (struct descriptor*)(kArena + (8 << 20) + below(256) * 4096);
+    struct descriptor* table = last_table =
+        (struct descriptor*)(kTables + below(kTablesBytes / 4096) * 4096);
     u32 entries = (u32)below(64);
     for (u32 index = 0; index < entries; index++) {
         wrong_descriptor(&table[index]);
         table[index].next = (u16)(next() >> 61 ? index + 1 : next());
     }
-    u16 head = (u16)below(kQueueSize);
+    u16 head = (u16)below(kQueueSize / 4) * 4 + 3;
     describe(queue, head, (u64)table, entries * 16 + (next() >> 60 == 0),
              kIndirect | (next() >> 61 == 0));
     publish(queue, head);
 }
 static void wrong_in_memory(struct queue* queue) {
     struct descriptor* descriptor = &queue->descriptors[below(kQueueSize)];
-    switch (below(12)) {
+    switch (below(14)) {
         case 0:
             queue->available.ring[below(kQueueSize)] = any_index();
             break;
@@ -153,6 +183,12 @@ static void wrong_in_memory(struct queue* queue) {
             break;
         case 7:
             queue->used.ring[below(kQueueSize)].id = (u32)next();
+            break;
+        case 8: /* maybe while it is read */
+            wrong_descriptor(&last_table[below(64)]);
+            break;
+        case 9:
+            *(u64*)(kGarbage + below(kData - kGarbage - 8)) = garbage();
             break;
         default:
             wrong_descriptor(descriptor);
@@ -176,7 +212,7 @@ static void in_memory(struct device* device) {
         case 2:
         case 3:
         case 4:
-            *(u64*)(kArena + below(kArenaEnd - kArena - 8)) = next();
+            *(u64*)(kData + below(kArenaEnd - kData - 8)) = next();
             break;
         default:
             right_request(device, number);
@@ -225,7 +261,7 @@ static void any_port(void) {
             __asm__ volatile("inl %1, %0" : "=a"(value) : "d"(port));
             break;
         default: {
-            u64 from = kArena, count = below(64);
+            u64 from = kData, count = below(64);
             __asm__ volatile("rep outsb" : "+S"(from), "+c"(count) : "d"(port) : "memory");
         }
     }
@@ -238,10 +274,11 @@ static void any_vector(struct device* device) {
         value &= ~0x700u;
     put32(entry, value);
 }
-static void any_hole(void) {
-    u64 at = kHole + below((1ull << 32) - kHole - 8);
+static void any_hole(const struct device* device) {
+    u64 at = kHole + below((1ull << 32) - kHole - 8), vectors = device->bar + kMsixTable;
     int lapic = at >= kLapic - 8 && at < kLapic + 4096;
-    access(at, !lapic && (next() & 1), next());
+    int vector = at >= vectors - 8 && at < vectors + kPartBytes;
+    access(at, !lapic && !vector && (next() & 1), next());
 }
 /* Configuration space of any device, the BARs too, which then lie anywhere; begin() puts ours back.
  */
@@ -276,7 +313,7 @@ static void in_registers(struct device* device) {
             break;
         case 5:
         case 6:
-            any_hole();
+            any_hole(device);
             break;
         case 7:
         case 8:
@@ -346,6 +383,8 @@ void attack(void) {
     random_state = number_after("seed=") * 2 + 1;
     if (!find(&device, (u16)number_after("device=")))
         end("no such device\n");
+    for (u64 at = kGarbage; at < kData; at += 8)
+        *(u64*)at = garbage();
     say("begins\n");
     begin(&device);
     for (u64 count = 0; count < operations; count++) {
