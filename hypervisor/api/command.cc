@@ -1,10 +1,19 @@
 #include <spore/command.h>
 #include <sys/mman.h>
 
+#include "hypervisor/api/guard.h"
 #include "hypervisor/api/impl.h"
 
 namespace spore {
 inline namespace v1 {
+
+namespace {
+
+TerminalSize size_of(const Command::Terminal& terminal) {
+    return {.rows = terminal.rows, .columns = terminal.columns};
+}
+
+}  // namespace
 
 ExecRequest request_of(const Command& command) {
     return {.argv = command.argv,
@@ -13,7 +22,29 @@ ExecRequest request_of(const Command& command) {
             .clear_environment = command.clear_environment,
             .cwd = command.cwd,
             .user = command.user,
-            .timeout = command.timeout};
+            .timeout = command.timeout,
+            .pty = command.terminal ? std::optional(size_of(*command.terminal)) : std::nullopt};
+}
+
+ExecStreams streams_of(const Streams& streams) {
+    return {.on_stdout = streams.out,
+            .on_stderr = streams.err,
+            .on_started = streams.started,
+            .control = streams.control ? streams.control->impl()->control.get() : nullptr};
+}
+
+Result<CommandControl> CommandControl::create() {
+    return guarded([]() -> Result<CommandControl> {
+        return CommandControl(std::make_shared<const Impl>(Impl{TRY(ExecControl::create())}));
+    });
+}
+
+void CommandControl::signal(int number) const {
+    impl_->control->signal(number);
+}
+
+void CommandControl::resize(const Command::Terminal& size) const {
+    impl_->control->resize(size_of(size));
 }
 
 Exit exit_of(ExecResult&& result) {

@@ -55,8 +55,13 @@ auto with_agent(Sandbox::Impl& sandbox, const Call& call, Body body)
     return body(*agent);
 }
 
+struct CommandControl::Impl {
+    std::unique_ptr<ExecControl> control;
+};
+
 // In command.cc: between what programs see and what the agent is asked.
 ExecRequest request_of(const Command& command);
+ExecStreams streams_of(const Streams& streams);
 Exit exit_of(ExecResult&& result);
 Captured captured_of(Exit&& exit, const ExecCapture& kept);
 // A file in memory that holds `bytes`, to be read from its start.

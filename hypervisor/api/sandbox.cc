@@ -110,12 +110,7 @@ Status Sandbox::destroy() const {
 }
 
 Result<Exit> Sandbox::run(const Command& command, const Streams& streams, const Call& call) const {
-    return guarded([&] {
-        return run_on(
-            *impl_, command,
-            {.on_stdout = streams.out, .on_stderr = streams.err, .on_started = streams.started},
-            call);
-    });
+    return guarded([&] { return run_on(*impl_, command, streams_of(streams), call); });
 }
 
 Result<Captured> Sandbox::capture(const Command& command, const Call& call,

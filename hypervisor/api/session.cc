@@ -93,12 +93,7 @@ Result<Session::Info> Session::info(const Call& call) const {
 }
 
 Result<Exit> Session::run(const std::string& line, const Streams& streams, const Call& call) const {
-    return guarded([&] {
-        return run_line(
-            *impl_, line,
-            {.on_stdout = streams.out, .on_stderr = streams.err, .on_started = streams.started},
-            call);
-    });
+    return guarded([&] { return run_line(*impl_, line, streams_of(streams), call); });
 }
 
 Result<Captured> Session::capture(const std::string& line, const Call& call,

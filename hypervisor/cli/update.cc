@@ -1,5 +1,7 @@
-// spore update: what a running sandbox may use, and what it may reach
+// spore update: what a running sandbox may use and reach, and the environment of its commands
 
+#include "hypervisor/cli/agent_link.h"
+#include "hypervisor/cli/environment_options.h"
 #include "hypervisor/cli/network.h"
 #include "hypervisor/cli/quota_options.h"
 #include "hypervisor/sandbox/card.h"
@@ -14,11 +16,15 @@ struct UpdateOptions {
     QuotaWords quotas;
     NetworkWords network;
     bool with_network = false;
+    EnvironmentOptions environment;
+    std::vector<std::string> unset;
     std::string limit = "10s";
 };
 
 Status update(Context& context, const UpdateOptions& options) {
-    if (!options.quotas.any() && !options.with_network)
+    const Variables variables = TRY(variables_of(options.environment));
+    const bool with_environment = !variables.empty() || !options.unset.empty();
+    if (!options.quotas.any() && !options.with_network && !with_environment)
         return fail(Code::invalid_argument,
                     "update '" + options.id + "': names nothing to change; see --help");
     auto limit = TRY(parse_duration("timeout", options.limit));
@@ -29,6 +35,11 @@ Status update(Context& context, const UpdateOptions& options) {
         unenforced = TRY(update_sandbox(home, options.id, options.quotas, limit)).unenforced;
     if (options.with_network)
         TRY(update_network(home, options.id, options.network));
+    if (with_environment) {
+        auto agent = TRY(link_agent(options.id));
+        TRY(agent->set_environment(variables, options.unset,
+                                   std::chrono::steady_clock::now() + limit));
+    }
     if (!context.globals.json) {
         warn_unenforced(options.id, unenforced);
         return {};
@@ -46,10 +57,14 @@ Status update(Context& context, const UpdateOptions& options) {
 void add_update(CLI::App& app, Context& context) {
     auto options = std::make_shared<UpdateOptions>();
     CLI::App* command = app.add_subcommand(
-        "update", "change what a running sandbox may use, or may reach (open connections too)");
+        "update",
+        "change what a running sandbox may use, may reach (open connections too), or the\n"
+        "environment that its commands get from here on");
     command->add_option("id", options->id, "its name")->required();
     add_quota_options(*command, options->quotas);
     add_network_options(command, options->network);
+    add_environment_options(command, options->environment);
+    add_unset_option(command, options->unset);
     CLI::Option* network = command->get_option("--network");
     for (const char* name : {"--allow", "--deny", "--dns"})
         command->get_option(name)->needs(network);

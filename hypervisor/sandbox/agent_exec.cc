@@ -88,6 +88,7 @@ ExecResult exec_result_of(const wire::Exited& exited) {
 }
 
 Result<ExecResult> ExecStream::run(const ExecRequest& request) {
+    has_terminal_ = request.pty.has_value();
     TRY(send_request(request));
     while (true) {
         const auto* frame = TRY(channel_.next());
@@ -147,7 +148,7 @@ Status ExecStream::take_orders() {
         TRY(send_signal(number));
     }
     const uint64_t size = streams_.control->size_.exchange(0);
-    if (size == 0)
+    if (size == 0 || !has_terminal_)  // to a command without one it is not to be sent
         return {};
     return channel_.send(wire::CreateWindowSize(
         channel_.buffer(), static_cast<uint16_t>(size >> 32), static_cast<uint16_t>(size >> 16)));

@@ -87,6 +87,7 @@ class ExecStream {
     const ExecStreams& streams_;
     AgentClient::Deadline deadline_;
     bool started_ = false;
+    bool has_terminal_ = false;
     bool stdin_open_ = false;
     uint32_t stdin_credit_ = 0;
     // Passed on to the sinks and not yet granted again.

@@ -217,6 +217,10 @@ def secrets(host):
         kept = subprocess.run(['grep', '-rlF', secret, os.path.join(host.home, 'templates')],
                               stdout=subprocess.PIPE, check=False).stdout.decode().split()
         check_equal(kept, [], "files of the snapshot of before that have it")
+        host.run('update', name, '-e', 'LATER=all of them', '-e', 'GONE=1')
+        host.run('update', name, '--unset', 'GONE')
+        check_equal(host.exec(name, 'echo "$LATER ${GONE-unset}"'), 'all of them unset', 'the environment of all')
+        check_equal(host.run('exec', '-e', 'LATER=own', name, '--', 'sh', '-c', 'echo $LATER').stdout, b'own\n', 'of one')
         done = host.run('exec', '-e', 'A=1', '--unset', 'HOME', name, '--', 'sh', '-c', 'echo "$A ${HOME-no}"')
         check_equal(done.stdout, b'1 no\n', '--unset')
         check_equal(host.run('exec', '--clear-env', '-e', 'A=1', name, '--', '/usr/bin/env').stdout, b'A=1\n', '--clear-env')

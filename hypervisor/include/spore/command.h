@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,6 +21,12 @@ inline namespace v1 {
 
 /// What to run.
 struct Command {
+    /// The size of a terminal.
+    struct Terminal {
+        uint16_t rows = 24;     ///< 1 or more.
+        uint16_t columns = 80;  ///< 1 or more.
+    };
+
     /// argv[0] is looked up in the command's PATH unless it has a slash. No shell is between.
     std::vector<std::string> argv;
     /// Variables, above the sandbox's defaults.
@@ -39,6 +46,9 @@ struct Command {
     /// A descriptor of this process, read to its end for its standard input, and not closed. -1:
     /// none.
     int input_fd = -1;
+    /// Its standard input, output and error are a terminal of this size: what it writes comes as
+    /// standard output. Not for a session's line.
+    std::optional<Terminal> terminal = {};
 
     /// One line for /bin/sh.
     static Command shell(std::string line) { return {.argv = {"/bin/sh", "-c", std::move(line)}}; }
@@ -67,6 +77,28 @@ struct Exit {
     bool success() const { return kind == Kind::exited && status == 0; }
 };
 
+/// Orders to a command while it runs, from any thread: give it to the call in Streams::control. For
+/// one command at a time. Cheap to copy; thread-safe.
+class CommandControl {
+  public:
+    /// Errors: resource_exhausted (descriptors).
+    static Result<CommandControl> create();
+    /// Sends a signal, 1 to 63, to the command's process group.
+    void signal(int number) const;
+    /// Its terminal has another size; it gets SIGWINCH.
+    void resize(const Command::Terminal& size) const;
+
+    /// Of the library's own.
+    struct Impl;
+    /// Of the library's own.
+    explicit CommandControl(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+    /// Of the library's own.
+    const std::shared_ptr<const Impl>& impl() const { return impl_; }
+
+  private:
+    std::shared_ptr<const Impl> impl_;
+};
+
 /// Where a command's output goes, as it comes. The functions are called in the thread that called;
 /// as long as one does not return, the command's output waits, at last in the command. An error
 /// that one returns ends the command, and is what the call returns; so does an exception, as
@@ -79,6 +111,7 @@ struct Streams {
     Sink err = {};  ///< Standard error; none: dropped.
     /// The command runs, as this PID in the guest.
     std::function<void(int pid)> started = {};
+    std::optional<CommandControl> control = {};  ///< How it is given orders; none: by nobody.
 };
 
 /// What a command has written, and what became of it.

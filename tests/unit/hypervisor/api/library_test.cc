@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 
 #include <cmath>
+#include <csignal>
 #include <stdexcept>
 
 #include "hypervisor/base/agent_limits.h"
@@ -164,6 +165,44 @@ TEST_F(Library, StreamsAndCancelsFromAnotherThread) {
     EXPECT_NE(::kill(pid, 0), 0) << "it runs on in the guest";
     // One that is cancelled already does nothing at all.
     EXPECT_EQ(sandbox->ping({.stop = stop.get_token()}).error().code, Code::unavailable);
+    EXPECT_TRUE(sandbox->ping(soon()));
+    EXPECT_EQ(fake.connections(), 1);
+}
+
+TEST_F(Library, GivesACommandATerminalAndOrders) {
+    const auto control = CommandControl::create();
+    ASSERT_TRUE(control) << control.error().message;
+    std::string out;
+    Streams streams;
+    // Each step comes when what the one before it has caused is seen.
+    streams.out = [&](std::span<const std::byte> bytes) -> Status {
+        (void)collect(out, bytes);
+        if (out.ends_with("ready\r\n"))
+            control->resize({.rows = 50, .columns = 132});
+        if (out.ends_with("50 132\r\n"))
+            control->signal(SIGUSR1);
+        return {};
+    };
+    streams.control = *control;
+    Command command = Command::shell(
+        "trap 'stty size' WINCH; trap 'echo ended; exit 4' USR1; tty -s && stty size; "
+        "echo ready; while :; do sleep 0.05; done");
+    command.terminal = {.rows = 33, .columns = 101};
+    const auto exit = sandbox->run(command, streams, soon());
+    ASSERT_TRUE(exit) << exit.error().message;
+    EXPECT_EQ(exit->status, 4);
+    EXPECT_THAT(out, testing::StartsWith("33 101\r\nready\r\n"));
+    EXPECT_THAT(out, HasSubstr("50 132\r\n"));
+    EXPECT_THAT(out, testing::EndsWith("ended\r\n"));
+    // Of one without a terminal there is no size, and that hurts nobody.
+    streams.out = [&](auto) -> Status {
+        control->resize({.rows = 1, .columns = 1});
+        control->signal(SIGTERM);
+        return {};
+    };
+    const auto plain = sandbox->run(Command::shell("echo up; exec sleep 1000"), streams, soon());
+    ASSERT_TRUE(plain) << plain.error().message;
+    EXPECT_EQ(plain->signal, SIGTERM);
     EXPECT_TRUE(sandbox->ping(soon()));
     EXPECT_EQ(fake.connections(), 1);
 }
