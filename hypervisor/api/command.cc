@@ -33,6 +33,16 @@ ExecStreams streams_of(const Streams& streams) {
             .control = streams.control ? streams.control->impl()->control.get() : nullptr};
 }
 
+Result<UniqueFd> give_input(const Command& command, ExecStreams& streams) {
+    UniqueFd input;
+    if (command.input && command.input_fd >= 0)
+        return fail(Code::invalid_argument, "command: has both input and input_fd");
+    if (command.input)
+        input = TRY(file_of(*command.input));
+    streams.stdin_fd = input ? input.get() : command.input_fd;
+    return input;
+}
+
 Result<CommandControl> CommandControl::create() {
     return guarded([]() -> Result<CommandControl> {
         return CommandControl(std::make_shared<const Impl>(Impl{TRY(ExecControl::create())}));

@@ -57,5 +57,15 @@ Result<TreeCounts> Files::copy_out(const std::string& from, const std::string& t
     });
 }
 
+Result<TreeCounts> Files::copy_across(const std::string& from, const Files& target,
+                                      const std::string& to, const TreeOptions& options,
+                                      const Call& call) const {
+    return copied(*impl_->sandbox, call,
+                  [&](const std::shared_ptr<AgentConnection>& agent) -> Result<CopyCounts> {
+                      const auto other = TRY(target.impl_->sandbox->agent(call));
+                      return spore::copy_across(agent, from, other, to, options_of(options, call));
+                  });
+}
+
 }  // namespace v1
 }  // namespace spore

@@ -62,6 +62,8 @@ struct CommandControl::Impl {
 // In command.cc: between what programs see and what the agent is asked.
 ExecRequest request_of(const Command& command);
 ExecStreams streams_of(const Streams& streams);
+// What feeds `streams` with the command's input, alive as long as it runs; none: nothing is made.
+Result<UniqueFd> give_input(const Command& command, ExecStreams& streams);
 Exit exit_of(ExecResult&& result);
 Captured captured_of(Exit&& exit, const ExecCapture& kept);
 // A file in memory that holds `bytes`, to be read from its start.

@@ -27,12 +27,7 @@ Variables variables_of(const std::map<std::string, std::string>& map) {
 
 Result<Exit> run_on(Sandbox::Impl& sandbox, const Command& command, ExecStreams streams,
                     const Call& call) {
-    UniqueFd input;
-    if (command.input && command.input_fd >= 0)
-        return fail(Code::invalid_argument, "command: has both input and input_fd");
-    if (command.input)
-        input = TRY(file_of(*command.input));
-    streams.stdin_fd = input ? input.get() : command.input_fd;
+    const UniqueFd input = TRY(give_input(command, streams));
     return with_agent(sandbox, call, [&](AgentConnection& agent) -> Result<Exit> {
         return exit_of(TRY(agent.exec(request_of(command), streams, call.deadline)));
     });

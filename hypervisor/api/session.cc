@@ -19,10 +19,12 @@ Session make_session(const std::shared_ptr<Sandbox::Impl>& sandbox, std::string 
     return Session(std::make_shared<const Session::Impl>(Session::Impl{sandbox, std::move(name)}));
 }
 
-Result<Exit> run_line(const Session::Impl& session, const std::string& line,
-                      const ExecStreams& streams, const Call& call) {
+Result<Exit> run_line(const Session::Impl& session, const Command& line, ExecStreams streams,
+                      const Call& call) {
+    const UniqueFd input = TRY(give_input(line, streams));
     return with_agent(*session.sandbox, call, [&](AgentConnection& agent) -> Result<Exit> {
-        const ExecRequest request = {.argv = {line}, .session = session.name};
+        ExecRequest request = request_of(line);
+        request.session = session.name;
         return exit_of(TRY(agent.exec(request, streams, call.deadline)));
     });
 }
@@ -93,6 +95,10 @@ Result<Session::Info> Session::info(const Call& call) const {
 }
 
 Result<Exit> Session::run(const std::string& line, const Streams& streams, const Call& call) const {
+    return guarded([&] { return run_line(*impl_, {.argv = {line}}, streams_of(streams), call); });
+}
+
+Result<Exit> Session::run(const Command& line, const Streams& streams, const Call& call) const {
     return guarded([&] { return run_line(*impl_, line, streams_of(streams), call); });
 }
 
@@ -100,7 +106,7 @@ Result<Captured> Session::capture(const std::string& line, const Call& call,
                                   size_t bytes_max) const {
     return guarded([&]() -> Result<Captured> {
         ExecCapture kept(bytes_max);
-        Exit exit = TRY(run_line(*impl_, line, kept.streams(), call));
+        Exit exit = TRY(run_line(*impl_, {.argv = {line}}, kept.streams(), call));
         return captured_of(std::move(exit), kept);
     });
 }

@@ -151,6 +151,11 @@ class Files {
     /// arrives has the set-user-ID, set-group-ID or sticky bit.
     Result<TreeCounts> copy_out(const std::string& from, const std::string& to_host,
                                 const TreeOptions& options = {}, const Call& call = {}) const;
+    /// The same into another sandbox, or to another place in this one, streamed through this host
+    /// and never a file of it. What is said of copy_out's links and bits holds here too.
+    Result<TreeCounts> copy_across(const std::string& from, const Files& target,
+                                   const std::string& to, const TreeOptions& options = {},
+                                   const Call& call = {}) const;
     /// Returns as soon as no change can be missed. A `recursive` one covers directories made later;
     /// what is in those already may be told twice.
     Result<Watch> watch(const std::string& path, bool recursive = false,

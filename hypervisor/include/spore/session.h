@@ -51,7 +51,11 @@ class Session {
     /// line, and with it the shell. Errors also: those of a sink.
     Result<Exit> run(const std::string& line, const Streams& streams = {},
                      const Call& call = {}) const;
-    /// The same, with at most `bytes_max` of each stream kept.
+    /// The same of Command::argv, which is that line alone, with the environment and cwd of the
+    /// command for it alone, its input and its timeout. Errors also: invalid_argument (anything
+    /// else that a command may have).
+    Result<Exit> run(const Command& line, const Streams& streams = {}, const Call& call = {}) const;
+    /// The first, with at most `bytes_max` of each stream kept.
     Result<Captured> capture(const std::string& line, const Call& call = {},
                              size_t bytes_max = 16 << 20) const;
     /// Ends it: its shell and all that came of it are killed.

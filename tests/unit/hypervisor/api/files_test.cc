@@ -117,6 +117,12 @@ TEST_F(LibraryFiles, CopiesTreesBothWaysAndTellsHowFarItIs) {
     std::string content;
     std::ifstream(back + "/link") >> content;
     EXPECT_EQ(content, "content");
+    const auto across = files->copy_across(place + "/source", *files, place + "/again", {}, soon());
+    ASSERT_TRUE(across) << across.error().message;
+    EXPECT_EQ(across->files, 1u);
+    EXPECT_EQ(files->read(place + "/again/d/file", soon()).value(), "content");
+    EXPECT_TRUE(files->make_hard_link(place + "/name", place + "/again/d/file", false, soon()));
+    EXPECT_EQ(files->stat(place + "/name", false, soon())->links, 2u);
     EXPECT_EQ(
         files->copy_out(place + "/source", back + "/2", {.bytes_max = 3}, soon()).error().code,
         Code::resource_exhausted);

@@ -48,6 +48,32 @@ TEST_F(LibrarySession, SaysWhatCannotBe) {
               Code::not_found);
 }
 
+TEST_F(LibrarySession, ALineHasEnvironmentDirectoryInputAndTimeOfItsOwn) {
+    const auto session = sandbox->create_session({.name = "own", .cwd = "/"}, soon());
+    ASSERT_TRUE(session) << session.error().message;
+    std::string out;
+    Streams streams;
+    streams.out = [&](std::span<const std::byte> bytes) { return collect(out, bytes); };
+    const auto own = session->run({.argv = {"pwd; echo $A; cat"},
+                                   .environment = {{"A", "b c"}},
+                                   .cwd = "/usr",
+                                   .input = "given"},
+                                  streams, soon());
+    ASSERT_TRUE(own) << own.error().message;
+    EXPECT_EQ(out, "/usr\nb c\ngiven");
+    EXPECT_EQ(session->capture("pwd; echo ${A-unset}", soon())->out, "/\nunset\n");
+    const auto late = session->run({.argv = {"sleep 1000"}, .timeout = 100ms}, {}, soon());
+    ASSERT_TRUE(late) << late.error().message;
+    EXPECT_EQ(late->kind, Exit::Kind::timed_out);
+    for (const Command& wrong :
+         {Command{.argv = {"true", "true"}}, Command{.argv = {"true"}, .user = "root"},
+          Command{.argv = {"true"}, .terminal = Command::Terminal{}}}) {
+        const auto refused = session->run(wrong, {}, soon());
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, Code::invalid_argument) << refused.error().message;
+    }
+}
+
 TEST_F(LibrarySession, ALineEndsWithItsCallAndTheNextOneRuns) {
     const auto session = sandbox->create_session({.name = "s"}, soon());
     ASSERT_TRUE(session);
