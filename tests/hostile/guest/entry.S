@@ -20,7 +20,8 @@
 #define SYSENTER_CS 8
 /* Above the program, where no one else is, nor a header that a device wrote into a table of
    descriptors points (a vsock response has 0x20001 for an address). Its bitmap of ports is all
-   zeros: every port is open; and by IOPL 3, since each of the two is not enough somewhere: kvm-pvm
+   zeros, the byte behind it too, which a double word at port 0xFFFD asks for as well: every port
+   is open; and by IOPL 3, since each of the two is not enough somewhere: kvm-pvm
    forgets IOPL on the way to ring 3, and QEMU's TCG takes no TSS that is busy, as KVM gives a
    clone its own. */
 #define IOPL_3 0x3002
@@ -51,7 +52,6 @@ guest_entry:
     mov $pointers + USER_WRITABLE_PRESENT, %eax
     mov %eax, pml4
     movw $TSS_BYTES, TSS_ADDRESS + 102
-    movb $0xFF, TSS_ADDRESS + TSS_BYTES + 8192
     mov $0x20, %eax /* PAE */
     mov %eax, %cr4
     mov $pml4, %eax
