@@ -94,6 +94,9 @@ int run(int argc, char** argv) {
         if (what == "A subcommand is required" && !unknown.empty())
             what = "command '" + unknown.front() + "': is not known";
         return report(context.globals, {Code::invalid_argument, what + " (see --help)"});
+    } catch (const std::exception& exception) {  // want of memory, or a library's
+        return report(context.globals,
+                      {Code::internal, std::string("exception: ") + exception.what()});
     }
     return context.exit_status;
 }
