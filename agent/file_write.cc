@@ -47,7 +47,8 @@ Status FileWriter::start(const wire::FileWrite& request) {
 
 // What is there now, and what a new file takes over from it.
 Status FileWriter::check_place(const wire::FileWrite& request) {
-    place_ = TRY(find_place(path_, mode_ != wire::WriteMode::create));
+    const bool replaces_link = request.replace_link() && mode_ == wire::WriteMode::replace;
+    place_ = TRY(find_place(path_, mode_ != wire::WriteMode::create && !replaces_link));
     struct stat about = {};
     created_ =
         ::fstatat(place_.directory.get(), place_.name.c_str(), &about, AT_SYMLINK_NOFOLLOW) != 0;
@@ -55,6 +56,8 @@ Status FileWriter::check_place(const wire::FileWrite& request) {
         return fail_file("write", path_);
     if (!created_ && mode_ == wire::WriteMode::create)
         return fail_file("create", path_, EEXIST);
+    if (!created_ && S_ISLNK(about.st_mode) && replaces_link)
+        about = {.st_mode = S_IFREG | kModeUsual};  // nothing of a link is taken over
     if (!created_ && !S_ISREG(about.st_mode)) {
         return fail(Code::invalid_argument,
                     quoted(path_) +

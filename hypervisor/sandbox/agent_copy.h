@@ -31,8 +31,8 @@ struct CopyOptions {
 
 // Both: a target that is a directory, or ends in "/", gets the source under its own name in it, and
 // the contents of a source that ends in "/."; other directories are merged with what is there,
-// files and links replace files and links there, each in one step (in a guest a file that meets a
-// symbolic link is written where that leads to). On an error what was copied
+// files and links replace files and links there, each in one step. No symbolic link is followed but
+// on the way to the target and, into a guest, the target itself. On an error what was copied
 // stays.
 
 // From `from` on this host (a symbolic link is followed there, and none below it) into the guest;

@@ -166,7 +166,8 @@ class CopyAcross {
                                         .mode = info.mode & kModeMax,
                                         .parents = parents,
                                         .user = options_.user,
-                                        .mtime_ns = info.mtime_ns},
+                                        .mtime_ns = info.mtime_ns,
+                                        .replace_link = !parents},
                                        source, options_.deadline);
         in.reset();  // so that the reader ends where writing has failed
         if (!written)

@@ -126,12 +126,23 @@ class CopyIn {
         return report_.skip(target, "is no file, directory or symbolic link");
     }
 
+    // One that is there is taken. Below the target itself a symbolic link to one is not: it would
+    // lead out of it.
+    Status make_directory(const std::string& target) {
+        const bool is_root = levels_.empty();
+        Status made = files_.make_directory(target, 0, is_root, options_.user, options_.deadline);
+        if (made || is_root || made.error().code != Code::already_exists)
+            return made;
+        const FileInfo there = TRY(files_.stat(target, false, options_.deadline));
+        if (there.kind != FileKind::directory)
+            return fail(Code::already_exists, "'" + target + "': is there, and no directory");
+        return {};
+    }
+
     Status enter(UniqueFd source, const struct stat& about, const std::string& target,
                  bool contents) {
         // Open to us until all is in it. It must be there before anything is asked for in it.
-        if (Status made = files_.make_directory(target, 0, true, options_.user, options_.deadline);
-            !made)
-            return std::unexpected(std::move(made).error());
+        TRY(make_directory(target));
         if (!contents)
             directories_.push_back({target, about.st_mode & 07777, time_of_file(about)});
         OpenDirectory directory(::fdopendir(source.get()));
@@ -170,11 +181,14 @@ class CopyIn {
     Status begin_file(UniqueFd file, const struct stat& about, const std::string& target) {
         auto next = std::make_unique<Uploading>(
             Uploading{FileUpload(*connection_, options_.deadline), std::move(file), target});
-        TRY(next->upload.begin({.path = target,
-                                .mode = about.st_mode & 07777,
-                                .parents = levels_.empty(),
-                                .user = options_.user,
-                                .mtime_ns = time_of_file(about)}));
+        const FileWriteSpec spec = {.path = target,
+                                    .mode = about.st_mode & 07777,
+                                    .parents = levels_.empty(),
+                                    .user = options_.user,
+                                    .mtime_ns = time_of_file(about),
+                                    .replace_link = !levels_.empty()};
+        TRY(files_.make_way(spec, options_.deadline));
+        TRY(next->upload.begin(spec));
         begun_.push_back(std::move(next));
         return feed_all(kAhead);
     }

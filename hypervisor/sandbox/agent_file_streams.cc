@@ -51,12 +51,13 @@ std::unexpected<Error> unexpected_answer(AgentStream& stream, const wire::Frame*
 }
 
 Status FileUpload::begin(const FileWriteSpec& spec) {
+    const bool replace_link = spec.replace_link && stream_.protocol() >= kReplaceLinkProtocol;
     auto& buffer = stream_.buffer();
     const auto path = bytes_of(buffer, spec.path);
     const auto user = buffer.CreateString(spec.user);
     return stream_.send(wire::CreateFileWrite(buffer, path, to_wire(spec.how), spec.mode,
                                               spec.parents, user, spec.offset, spec.mtime_ns,
-                                              spec.sync));
+                                              spec.sync, replace_link));
 }
 
 Status FileUpload::feed(const AgentFiles::Source& source, int fd) {

@@ -24,7 +24,10 @@ FileInfo file_info_of(const wire::FileEntry& entry);
 // The peer's answer makes no sense: ends the connection.
 std::unexpected<Error> unexpected_answer(AgentStream& stream, const wire::Frame* frame);
 
-// One file on its way to the guest.
+inline constexpr uint16_t kReplaceLinkProtocol = 4;  // schema/agent.fbs
+
+// One file on its way to the guest. An agent before kReplaceLinkProtocol follows symbolic links:
+// AgentFiles::make_way first.
 class FileUpload {
   public:
     FileUpload(AgentConnection& connection, AgentClient::Deadline deadline)

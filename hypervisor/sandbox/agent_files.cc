@@ -99,6 +99,7 @@ Result<FileInfo> AgentFiles::read(const FileReadSpec& spec, const Sink& sink,
 
 Result<uint64_t> AgentFiles::write(const FileWriteSpec& spec, const Source& source,
                                    Deadline deadline) const {
+    TRY(make_way(spec, deadline));
     return upload(*connection_, spec, source, -1, deadline);
 }
 
@@ -112,7 +113,19 @@ Result<uint64_t> AgentFiles::write(const FileWriteSpec& spec, int fd, Deadline d
                 return fail_errno("read what is to be written");
         }
     };
+    TRY(make_way(spec, deadline));
     return upload(*connection_, spec, source, fd, deadline);
+}
+
+Status AgentFiles::make_way(const FileWriteSpec& spec, Deadline deadline) const {
+    if (!spec.replace_link || connection_->info().protocol >= kReplaceLinkProtocol)
+        return {};
+    const auto there = stat(spec.path, false, deadline);
+    if (there && there->kind == FileKind::symlink)
+        return remove(spec.path, false, deadline);
+    if (there || there.error().code == Code::not_found)
+        return {};
+    return std::unexpected(there.error());
 }
 
 Result<bool> AgentFiles::list(const FileListSpec& spec, const Visit& visit,

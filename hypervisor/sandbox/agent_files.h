@@ -67,6 +67,9 @@ struct FileWriteSpec {
     uint64_t offset = 0;   // in_place
     int64_t mtime_ns = 0;  // 0: now
     bool sync = false;     // on the guest's disk before it is done
+    // replace: a symbolic link that is there is replaced and not followed. (Not in one step by an
+    // agent before protocol version 4.)
+    bool replace_link = false;
 };
 
 struct FileListSpec {
@@ -128,6 +131,9 @@ class AgentFiles {
 
     explicit AgentFiles(std::shared_ptr<AgentConnection> connection);
 
+    // What FileWriteSpec.replace_link is to an agent that does not know it: removes a symbolic link
+    // that is there. Others are asked nothing.
+    Status make_way(const FileWriteSpec& spec, Deadline deadline) const;
     // `follow`: a symbolic link's target instead of itself.
     Result<FileInfo> stat(const std::string& path, bool follow, Deadline deadline) const;
     // A symbolic link is something, wherever it leads.

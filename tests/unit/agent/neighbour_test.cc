@@ -104,6 +104,18 @@ TEST_F(Neighbour, NamesOfOneFileAreCopiedApartIntoAnAgentOfTheVersionBeforeAndTh
     EXPECT_EQ(got("guest/one") + got("guest/two"), "contentcontent");
 }
 
+TEST_F(Neighbour, ALinkIsReplacedByACopyIntoAnAgentOfTheVersionBeforeToo) {
+    fs::create_directories(at("tree"));
+    fs::create_directories(at("guest"));
+    put("tree/file", "new");
+    put("victim", "safe");
+    ASSERT_EQ(::symlink(at("victim").c_str(), at("guest/file").c_str()), 0);
+    const auto counts = copy_in(connection, at("tree/."), at("guest"), {.deadline = soon()});
+    ASSERT_TRUE(counts) << counts.error().message;
+    EXPECT_EQ(got("victim"), "safe");
+    EXPECT_EQ(got("guest/file"), "new");
+}
+
 // A table with one field more than this tree has, at the end.
 template <typename Fill>
 flatbuffers::Offset<void> longer(flatbuffers::FlatBufferBuilder& buffer, int fields, Fill fill) {

@@ -144,6 +144,28 @@ TEST_F(Copy, NamesOfOneFileAreThatAgainInTheGuest) {
     }
 }
 
+TEST_F(Copy, LinksInTheGuestLeadNothingOutOfItsTarget) {
+    fs::create_directories(at("tree/sub"));
+    put("tree/file", "new");
+    fs::create_directories(at("guest"));
+    fs::create_directories(at("elsewhere"));
+    put("victim", "safe");
+    ASSERT_EQ(::symlink(at("victim").c_str(), at("guest/file").c_str()), 0);
+    ASSERT_TRUE(in("tree/.", "guest"));
+    EXPECT_EQ(got("guest/file"), "new");
+    EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(at("guest/file"))));
+    EXPECT_EQ(got("victim"), "safe");
+    put("tree/sub/file", "new");
+    fs::remove(at("guest/sub"));
+    ASSERT_EQ(::symlink(at("elsewhere").c_str(), at("guest/sub").c_str()), 0);
+    EXPECT_EQ(code(in("tree/.", "guest")), Code::already_exists);
+    EXPECT_TRUE(fs::is_empty(at("elsewhere")));
+    // The target itself is what its user has named.
+    ASSERT_EQ(::symlink(at("elsewhere").c_str(), at("named").c_str()), 0);
+    ASSERT_TRUE(in("tree/.", "named"));
+    EXPECT_EQ(got("elsewhere/file"), "new");
+}
+
 TEST_F(Copy, PutsItsSourceWhereCpDoes) {
     put("file", "1");
     fs::create_directories(at("dir"));
@@ -419,6 +441,18 @@ TEST_F(AcrossCopy, AHostileSourceStaysWithinItsTarget) {
     for (const auto& list : lists) {
         const auto copied = HostileAgent(list).copy_to(target, at("to"));
         EXPECT_FALSE(copied) << list.front().path;
+    }
+    // A file under the name of a link, of now and of before, takes its place.
+    for (const auto& list : std::vector<std::vector<HostileAgent::Entry>>{
+             {{"same", FileType::symlink, at("victim")}, {"same"}},
+             {{"before", FileType::symlink, at("victim")}},
+             {{"before"}}}) {
+        const auto copied = HostileAgent(list).copy_to(target, at("to"));
+        EXPECT_TRUE(copied) << copied.error().message;
+    }
+    for (const char* name : {"to/tree/same", "to/tree/before"}) {
+        EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(at(name)))) << name;
+        EXPECT_EQ(got(name), "hostile");
     }
     EXPECT_EQ(got("victim"), "safe");
     EXPECT_TRUE(fs::is_empty(out));
