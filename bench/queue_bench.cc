@@ -5,6 +5,7 @@
 
 #include "devices/virtio/block.h"
 #include "devices/virtio/queue.h"
+#include "hypervisor/base/quota_limits.h"
 #include "tests/unit/support/fake_driver.h"
 
 namespace spore {
@@ -42,6 +43,7 @@ void pop_and_push(benchmark::State& state) {
 BENCHMARK(pop_and_push)->Arg(1)->Arg(3)->Arg(16);
 
 // A kick with as many requests for a disk's name as the driver's queue has room for.
+// state.range(0): whether the device has a limit, one that never makes a request wait.
 void block_requests(benchmark::State& state) {
     constexpr int kRequests = 64;
     char path[] = "/tmp/spore-queue-bench-XXXXXX";
@@ -61,6 +63,10 @@ void block_requests(benchmark::State& state) {
         return;
     }
     (*device)->activate();
+    if (state.range(0) != 0)
+        (*device)->rate().change(
+            {.bytes = {limits::kRateBytesMax, limits::kRateBytesMax},
+             .operations = {limits::kRateOperationsMax, limits::kRateOperationsMax}});
     virtio_blk_outhdr header = {};
     header.type = VIRTIO_BLK_T_GET_ID;
     std::vector<test::Buffer> buffers = {driver.readable(test::bytes_of(header)),
@@ -87,7 +93,25 @@ void block_requests(benchmark::State& state) {
     (*device)->reset([&] { idle = true; });
     (void)(*loop)->run_until([&] { return idle; }, std::chrono::seconds(10));
 }
-BENCHMARK(block_requests);
+BENCHMARK(block_requests)->ArgName("limited")->Arg(0)->Arg(1);
+
+// What a device without a limit pays for each request, beside block_requests' figure for one of
+// them.
+void no_limit(benchmark::State& state) {
+    auto loop = EventLoop::create();
+    if (!loop) {
+        state.SkipWithError("no loop");
+        return;
+    }
+    RateLimiter limiter(**loop, [] {}, [] {});
+    for (auto _ : state) {
+        benchmark::DoNotOptimize(&limiter);
+        benchmark::ClobberMemory();
+        bool asked = limiter.waiting() || limiter.limited();
+        benchmark::DoNotOptimize(asked);
+    }
+}
+BENCHMARK(no_limit);
 
 }  // namespace
 }  // namespace spore
