@@ -141,9 +141,9 @@ Status Guest::set_limits(const wire::SetLimits& request) {
     return system_.limit_commands({request.processes(), request.memory_bytes()});
 }
 
-Status Guest::grow_root() {
+Status Guest::grow_root(const wire::GrowRoot& request) {
     TRY(may_run());
-    return system_.grow_root();
+    return system_.grow_root(request.bytes());
 }
 
 Status Guest::prepare_snapshot() {

@@ -32,7 +32,7 @@ class Guest {
     int command_cgroup() const { return system_.command_cgroup(); }
     // Errors: unavailable while sealed.
     Status set_clock(const wire::SetClock& clock);
-    Status grow_root();
+    Status grow_root(const wire::GrowRoot& request);
     // All of it or, with invalid_argument, nothing.
     Status set_environment(const wire::SetEnvironment& request);
     // Of all commands. Errors: unavailable while sealed, invalid_argument, host_unsupported.

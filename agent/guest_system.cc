@@ -245,7 +245,7 @@ Status GuestSystem::sync_disks() {
     return {};
 }
 
-Status GuestSystem::grow_root() {
+Status GuestSystem::grow_root(uint64_t wanted_bytes) {
     struct stat root = {};
     struct statfs about = {};
     UniqueFd directory(::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -260,6 +260,10 @@ Status GuestSystem::grow_root() {
     constexpr uint64_t kSectorBytes = 512;  // whatever the disk's own are
     const uint64_t disk_bytes =
         std::strtoull(TRY(read_file(size_file)).c_str(), nullptr, 10) * kSectorBytes;
+    if (disk_bytes < wanted_bytes)
+        return fail(Code::unavailable, "root file system: its disk has " +
+                                           std::to_string(disk_bytes) + " bytes, not yet " +
+                                           std::to_string(wanted_bytes));
     uint64_t blocks = disk_bytes / static_cast<uint64_t>(about.f_bsize);
     // Not in the kernel's installed headers: EXT4_IOC_RESIZE_FS of fs/ext4/ext4.h, as resize2fs.
     constexpr unsigned long kResize = _IOW('f', 16, uint64_t);

@@ -31,7 +31,7 @@ class GuestSystem : public System {
     Status freeze_commands() override;
     Status thaw_commands() override;
     Status sync_disks() override;
-    Status grow_root() override;
+    Status grow_root(uint64_t disk_bytes) override;
     Status allow_power_off() override { return {}; }
 
   private:

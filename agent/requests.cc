@@ -36,7 +36,7 @@ Served serve_set_clock(const Request& request) {
 }
 
 Served serve_grow_root(const Request& request) {
-    request.answer(request.server.guest().grow_root());
+    request.answer(request.server.guest().grow_root(request.body<wire::GrowRoot>()));
     return nullptr;
 }
 

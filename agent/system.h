@@ -69,7 +69,7 @@ class System {
     virtual Status thaw_commands() = 0;
     // Writes every file system's changes to its disk.
     virtual Status sync_disks() = 0;
-    virtual Status grow_root() = 0;
+    virtual Status grow_root(uint64_t disk_bytes) = 0;
     // The agent may end, and with it the machine.
     virtual Status allow_power_off() = 0;
 };
@@ -90,7 +90,7 @@ class DetachedSystem : public System {
     Status freeze_commands() override { return refuse("snapshot"); }
     Status thaw_commands() override { return refuse("thawing commands"); }
     Status sync_disks() override { return refuse("sync"); }
-    Status grow_root() override { return refuse("growing the root file system"); }
+    Status grow_root(uint64_t) override { return refuse("growing the root file system"); }
     Status allow_power_off() override { return refuse("power off"); }
 
   private:

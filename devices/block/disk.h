@@ -62,6 +62,10 @@ class Disk {
     // The range reads as zeros from now on; with `unmap` its space may be given back.
     virtual void write_zeroes(uint64_t offset, uint64_t size, bool unmap, DiskRequest& request) = 0;
 
+    // Its capacity from now on, whatever is in flight; as it is: nothing happens. Errors:
+    // host_unsupported, invalid_argument (no size for it, or less than its capacity), the host's.
+    virtual Status grow(uint64_t bytes);
+
   protected:
     void begin(DiskRequest& request) {
         assert(!request.in_flight_ && "a disk request is used for one thing at a time");

@@ -114,6 +114,11 @@ Status size_disk_file(DiskFile& file, uint64_t bytes) {
     return {};
 }
 
+Status Disk::grow(uint64_t bytes) {
+    return fail(Code::host_unsupported,
+                "disk: " + std::to_string(bytes) + " bytes: only a disk of layers can grow");
+}
+
 Status share_disk_file(int fd, const std::string& path) {
     if (try_lock(fd, F_RDLCK) < 0)
         return fail_errno("sharing the lock of " + quoted(path));

@@ -15,6 +15,14 @@ Result<LayerMap> LayerMap::create(uint64_t disk_bytes) {
     return LayerMap(disk_bytes / kClusterBytes);
 }
 
+Status LayerMap::grow(uint64_t disk_bytes) {
+    assert(disk_bytes >= this->disk_bytes());
+    LayerMap larger = TRY(create(disk_bytes));
+    clusters_ = larger.clusters_;
+    chunks_.resize(larger.chunks_.size());
+    return {};
+}
+
 void LayerMap::set(uint64_t first, uint64_t last) {
     assert(first <= last && last <= clusters_);
     while (first < last) {

@@ -36,6 +36,8 @@ class LayerMap {
         const Chunk* chunk = chunks_[cluster / kChunkClusters].get();
         return chunk != nullptr && ((*chunk)[word_of(cluster)] >> cluster % 64 & 1) != 0;
     }
+    // Makes it that of a larger disk (asserted), of whose end nothing is held. Errors as create().
+    Status grow(uint64_t disk_bytes);
     // Marks [first, last) as held; within the disk (asserted).
     void set(uint64_t first, uint64_t last);
     // Whether all of [first, last) are held.

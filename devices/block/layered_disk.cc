@@ -97,6 +97,23 @@ Status LayeredDisk::freeze(DiskFile new_top) {
     return {};
 }
 
+// The top alone: what is beyond a layer's end reads as zeros.
+Status LayeredDisk::grow(uint64_t bytes) {
+    if (bytes == capacity_)
+        return {};
+    if (read_only_ || bytes < capacity_)
+        return fail(Code::invalid_argument,
+                    "layered disk: cannot be made " + std::to_string(bytes) + " bytes: it has " +
+                        std::to_string(capacity_) +
+                        (read_only_ ? " and is read-only" : " already and cannot shrink"));
+    TRY(LayerMap::create(bytes));  // the size's check, before the file has it
+    if (::ftruncate(top().file.fd(), static_cast<off_t>(bytes)) != 0)
+        return fail_errno("making '" + top().path + "' " + std::to_string(bytes) + " bytes long");
+    TRY(top().map.grow(bytes));
+    top().bytes = capacity_ = bytes;
+    return {};
+}
+
 LayeredDisk::Job& LayeredDisk::take_job(Kind kind, DiskRequest& request, uint64_t offset,
                                         uint64_t size) {
     assert(within(offset, size) && size > 0);

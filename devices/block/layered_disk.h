@@ -47,6 +47,8 @@ class LayeredDisk : public Disk {
     // `unmap` or not, the top gets a hole: a sparse file has no space set aside to keep.
     void write_zeroes(uint64_t offset, uint64_t size, bool unmap, DiskRequest& request) override;
 
+    Status grow(uint64_t bytes) override;
+
     // --- With nothing in flight (asserted): after the device's quiesce().
     // The top's map, to be kept with the top's file; the pair is a layer once a flush has ended.
     const LayerMap& top_map() const { return top().map; }

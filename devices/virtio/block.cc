@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <utility>
 
 namespace spore {
 
@@ -82,6 +83,20 @@ void VirtioBlock::read_config(uint32_t offset, std::span<std::byte> bytes) const
     if (offset < sizeof(config))
         std::memcpy(bytes.data(), reinterpret_cast<const std::byte*>(&config) + offset,
                     std::min(bytes.size(), sizeof(config) - offset));
+}
+
+Status VirtioBlock::grow(uint64_t bytes) {
+    uint64_t before = disk_->capacity();
+    TRY(disk_->grow(bytes));
+    grown_ = grown_ || disk_->capacity() != before;
+    if (active())
+        start_io();
+    return {};
+}
+
+void VirtioBlock::start_io() {
+    if (std::exchange(grown_, false) && line_ != nullptr)
+        line_->config_changed();
 }
 
 void VirtioBlock::process() {

@@ -46,6 +46,9 @@ class VirtioBlock : public VirtioDevice {
     void read_config(uint32_t offset, std::span<std::byte> bytes) const override;
 
     Disk& disk() { return *disk_; }
+    // Makes the disk larger and tells the driver (virtio 1.2 §5.2.4), which asks for the size
+    // again; one that does not run yet, when it does. Errors as Disk::grow().
+    Status grow(uint64_t bytes);
     const BlockStatistics& statistics() const { return statistics_; }
     // Bytes and requests in a second, flushes and each range of a discard included. The limits are
     // the host's alone: a snapshot has none of them.
@@ -65,6 +68,7 @@ class VirtioBlock : public VirtioDevice {
   protected:
     uint64_t device_features() const override;
     void process() override;
+    void start_io() override;
     void stop_io() override { rate_.stop(); }
 
   private:
@@ -102,6 +106,7 @@ class VirtioBlock : public VirtioDevice {
     std::unique_ptr<Disk> disk_;
     BlockStatistics statistics_;
     int first_host_error_ = 0;
+    bool grown_ = false;  // and the driver does not know yet
 
     std::vector<std::unique_ptr<Request>> requests_;
     std::vector<Request*> free_requests_;

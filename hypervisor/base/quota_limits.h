@@ -36,6 +36,9 @@ static_assert(kMemoryMaxMin > kGuestOwnBytes + 8 * kMiB);
 inline constexpr uint32_t kPidsMaxMin = 8;
 inline constexpr uint32_t kPidsMaxMax = 4'194'304;  // Linux's PID_MAX_LIMIT
 
+// Of a disk's size: a cluster of the layers, and the most that a guest's pages can be.
+inline constexpr uint64_t kDiskMaxUnit = 4 * kKiB;
+
 // spore-vmm beside its guest's memory, before what grows with that and with the disk.
 inline constexpr uint64_t kVmmOwnBytes = 48 * kMiB;
 

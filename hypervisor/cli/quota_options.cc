@@ -15,6 +15,9 @@ void add_quota_options(CLI::App& command, QuotaWords& words) {
     add("--memory-max", words.memory_max,
         "memory of the guest, 64M up to its size; commands that need more are killed");
     add("--pids-max", words.pids_max, "processes in it, 8 or more");
+    add("--disk-max", words.disk_max,
+        "size of its disk, no less than it is (the template's --disk); it and the file system "
+        "grow");
     add("--io-max", words.io_max,
         "of its disk in a second: BYTES[,ops=N][,burst=BYTES][,ops-burst=N]");
     add("--net-max", words.net_max,
@@ -40,6 +43,7 @@ nlohmann::json quotas_json(const Quotas& quotas) {
         {"cpu_weight", number(quotas.cpu_weight)},
         {"memory_max", number(quotas.memory_max)},
         {"pids_max", number(quotas.pids_max)},
+        {"disk_max", number(quotas.disk_max)},
         {"io_max", rates(quotas.io, "ops")},
         {"net_max", rates(quotas.net, "packets")}};
 }

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <cassert>
+#include <thread>
 
 #include "hypervisor/sandbox/agent_exec.h"
 #include "hypervisor/sandbox/agent_wire.h"
@@ -18,6 +19,7 @@ namespace {
 constexpr size_t kOwnEntropyBytes = 64;
 constexpr uint16_t kSetClockProtocol = 2;  // schema/agent.fbs
 constexpr uint16_t kLimitsProtocol = 3;
+constexpr uint16_t kGrowProtocol = 4;
 // How far behind a clone's clock may be: rare, or a busy host would have an exchange more to do.
 constexpr std::chrono::milliseconds kClockErrorMax{250};
 constexpr int kClockTries = 3;
@@ -38,13 +40,17 @@ flatbuffers::Offset<wire::Network> encode(flatbuffers::FlatBufferBuilder& buffer
 }
 
 // An older one would not know what it is asked.
-Status knows_limits(const AgentInfo& agent) {
-    if (agent.protocol >= kLimitsProtocol)
+Status knows(const AgentInfo& agent, const std::string& what, uint16_t protocol) {
+    if (agent.protocol >= protocol)
         return {};
-    return fail(Code::version_mismatch,
-                "agent " + agent.version + ": speaks protocol version " +
-                    std::to_string(agent.protocol) + ", limits need version " +
-                    std::to_string(kLimitsProtocol) + ": make the template anew");
+    return fail(Code::version_mismatch, "agent " + agent.version + ": speaks protocol version " +
+                                            std::to_string(agent.protocol) + ", " + what +
+                                            " needs version " + std::to_string(protocol) +
+                                            ": make the template anew");
+}
+
+Status knows_limits(const AgentInfo& agent) {
+    return knows(agent, "a limit", kLimitsProtocol);
 }
 
 }  // namespace
@@ -176,9 +182,20 @@ uint32_t AgentClient::host_port() const {
     return wire_->host_port;
 }
 
-Status AgentClient::grow_root(Deadline deadline) {
-    TRY(wire_->ask(wire::CreateGrowRoot(wire_->buffer()), deadline));
-    return {};
+Status AgentClient::grow_root(Deadline deadline, uint64_t disk_bytes) {
+    if (disk_bytes != 0)
+        TRY(knows(wire_->info, "a larger disk", kGrowProtocol));
+    for (;;) {
+        auto grown = wire_->ask(wire::CreateGrowRoot(wire_->buffer(), disk_bytes), deadline);
+        if (grown)
+            return {};
+        // The guest's kernel hears of it by an interrupt, and nobody tells the agent when.
+        constexpr std::chrono::milliseconds kPause{2};
+        if (disk_bytes == 0 || grown.error().code != Code::unavailable || !wire_->usable() ||
+            Deadline::clock::now() + kPause > deadline)
+            return std::unexpected(std::move(grown).error());
+        std::this_thread::sleep_for(kPause);
+    }
 }
 
 Status AgentClient::set_limits(const AgentLimits& limits, Deadline deadline) {

@@ -189,7 +189,9 @@ class AgentClient {
     // The host's port of this connection; 0 if it was not made by `connect`.
     uint32_t host_port() const;
     // Lets the root file system fill its disk.
-    Status grow_root(Deadline deadline);
+    // `disk_bytes`: waits until the guest knows that its disk has so many (0: as it is). Errors
+    // also: version_mismatch for an agent that knows nothing of that.
+    Status grow_root(Deadline deadline, uint64_t disk_bytes = 0);
     // Errors also: version_mismatch (the agent is older than limits), host_unsupported (the guest's
     // kernel cannot).
     Status set_limits(const AgentLimits& limits, Deadline deadline);

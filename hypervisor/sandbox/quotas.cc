@@ -65,6 +65,17 @@ Result<uint64_t> parse_memory(std::string_view text) {
     return bytes;
 }
 
+Result<uint64_t> parse_disk(std::string_view text) {
+    if (text == kNone)
+        return uint64_t{0};
+    uint64_t bytes = TRY(parse_size("disk-max", text));
+    if (bytes == 0 || bytes % limits::kDiskMaxUnit != 0 || bytes > limits::kLayeredDiskBytesMax)
+        return invalid("disk-max", text,
+                       "must be a multiple of 4K, at most " +
+                           std::to_string(limits::kLayeredDiskBytesMax / limits::kGiB) + "G");
+    return bytes;
+}
+
 }  // namespace
 
 Result<Quotas> with_words(Quotas quotas, const QuotaWords& words) {
@@ -78,6 +89,8 @@ Result<Quotas> with_words(Quotas quotas, const QuotaWords& words) {
     if (words.pids_max)
         quotas.pids_max = TRY(
             parse_number("pids-max", *words.pids_max, limits::kPidsMaxMin, limits::kPidsMaxMax));
+    if (words.disk_max)
+        quotas.disk_max = TRY(parse_disk(*words.disk_max));
     if (words.io_max)
         quotas.io = TRY(parse_rate_limits("io-max", *words.io_max, "ops"));
     if (words.net_max)
@@ -100,6 +113,13 @@ Status check_quotas(const Quotas& quotas, const QuotaBounds& bounds) {
                                                   "': the template's guest has " +
                                                   std::to_string(bounds.guest_memory_bytes) +
                                                   " bytes of memory");
+    if (bounds.disk_bytes != 0 && quotas.disk_max < bounds.disk_bytes)
+        return fail(
+            Code::invalid_argument,
+            "disk-max '" +
+                (quotas.disk_max == 0 ? std::string(kNone) : std::to_string(quotas.disk_max)) +
+                "': its disk has " + std::to_string(bounds.disk_bytes) +
+                " bytes already, and can only grow");
     return {};
 }
 

@@ -18,6 +18,7 @@ struct Quotas {
     uint32_t cpu_weight = 0;      // share among others where all want more, 1 to 10000; 0: 100
     uint64_t memory_max = 0;      // bytes of the guest's memory
     uint32_t pids_max = 0;        // processes of commands in the guest
+    uint64_t disk_max = 0;        // bytes of its disk; 0: what the template has
     RateLimits io;                // of its disk
     RateLimits net;               // of its network card, in each direction
 
@@ -30,11 +31,12 @@ struct QuotaWords {
     std::optional<std::string> cpu_weight;  // "200"
     std::optional<std::string> memory_max;  // "512M"
     std::optional<std::string> pids_max;    // "100"
+    std::optional<std::string> disk_max;    // "4G"
     std::optional<std::string> io_max;      // parse_rate_limits(), "ops"
     std::optional<std::string> net_max;     // the same, "packets"
 
     bool any() const {
-        return cpu_max || cpu_weight || memory_max || pids_max || io_max || net_max;
+        return cpu_max || cpu_weight || memory_max || pids_max || disk_max || io_max || net_max;
     }
 };
 
@@ -45,8 +47,10 @@ Result<Quotas> with_words(Quotas base, const QuotaWords& words);
 struct QuotaBounds {
     uint32_t host_cpus = 0;           // 0: this host is asked, if that matters
     uint64_t guest_memory_bytes = 0;  // of the template; 0: not known, and not compared
+    uint64_t disk_bytes = 0;          // that the disk has already; the same
 };
-// Errors: invalid_argument (below what a guest needs), resource_exhausted (above what there is).
+// Errors: invalid_argument (below what a guest needs, or its disk has), resource_exhausted (above
+// what there is).
 Status check_quotas(const Quotas& quotas, const QuotaBounds& bounds);
 
 // Bytes that a spore-vmm may need beside its guest's memory: its own heap and stacks, page tables

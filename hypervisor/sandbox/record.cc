@@ -22,6 +22,7 @@ nlohmann::json to_json(const Quotas& quotas) {
             {"cpu_weight", quotas.cpu_weight},
             {"memory_max", quotas.memory_max},
             {"pids_max", quotas.pids_max},
+            {"disk_max", quotas.disk_max},
             {"io", {rate(quotas.io.bytes), rate(quotas.io.operations)}},
             {"net", {rate(quotas.net.bytes), rate(quotas.net.operations)}}};
 }
@@ -39,6 +40,7 @@ Quotas parse_quotas(const nlohmann::json& document) {
     quotas.cpu_weight = document.at("cpu_weight").get<uint32_t>();
     quotas.memory_max = document.at("memory_max").get<uint64_t>();
     quotas.pids_max = document.at("pids_max").get<uint32_t>();
+    quotas.disk_max = document.value("disk_max", uint64_t{0});
     quotas.io = rates("io");
     quotas.net = rates("net");
     return quotas;

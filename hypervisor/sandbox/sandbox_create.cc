@@ -209,6 +209,8 @@ class Creation {
         auto quotas = TRY(QuotaChange::begin(directory_, {}, spec_.quotas, size_));
         TRY(agent.confirm_identity(deadline_));
         TRY(quotas.finish(deadline_));
+        if (quotas.disk_bytes() != 0)
+            TRY(agent.grow_root(deadline_, quotas.disk_bytes()));
         unenforced_ = quotas.unenforced();
         stages_.mark("confirmed");
         b3_us_ = (monotonic_ns() - begun_ns_) / 1000;
@@ -300,14 +302,15 @@ Status learn_times(const Home& home, CreatedSandbox& created) {
 
 namespace {
 
-// Reading the template is on the request's path for those alone that limit memory below its size.
+// Reading the template is on the request's path for those alone that ask for other sizes than its.
 Result<GuestSize> check_quotas_for(const Home& home, const SandboxSpec& spec) {
     GuestSize size;
-    if (spec.quotas.memory_max != 0) {
+    if (spec.quotas.memory_max != 0 || spec.quotas.disk_max != 0) {
         auto source = TRY(load_template(home, spec.template_name));
         size = {source.memory_bytes, source.disk_bytes};
     }
-    TRY(check_quotas(spec.quotas, {.guest_memory_bytes = size.memory_bytes}));
+    TRY(check_quotas(spec.quotas, {.guest_memory_bytes = size.memory_bytes,
+                                   .disk_bytes = spec.quotas.disk_max != 0 ? size.disk_bytes : 0}));
     return size;
 }
 

@@ -1,5 +1,7 @@
 #include "hypervisor/sandbox/sandbox_quotas.h"
 
+#include <algorithm>
+
 #include "hypervisor/base/limits.h"
 #include "hypervisor/sandbox/cgroup_spot.h"
 #include "hypervisor/sandbox/guest.h"
@@ -13,8 +15,9 @@ CgroupQuotas cgroup_quotas(const Quotas& quotas, const GuestSize& size) {
     cgroup.cpu_weight = quotas.cpu_weight;
     cgroup.tasks_max = limits::kVmmTasksMax;
     if (size.memory_bytes != 0)
-        cgroup.memory_max = (quotas.memory_max != 0 ? quotas.memory_max : size.memory_bytes) +
-                            vmm_overhead_bytes(size.memory_bytes, size.disk_bytes);
+        cgroup.memory_max =
+            (quotas.memory_max != 0 ? quotas.memory_max : size.memory_bytes) +
+            vmm_overhead_bytes(size.memory_bytes, std::max(size.disk_bytes, quotas.disk_max));
     return cgroup;
 }
 
@@ -32,7 +35,9 @@ Result<QuotaChange> QuotaChange::begin(const std::filesystem::path& directory, c
         devices.disk = after.io;
     if (after.net != before.net)
         devices.network = after.net;
-    if (devices.disk || devices.network) {
+    if (after.disk_max > before.disk_max)
+        change.disk_bytes_ = devices.disk_bytes = after.disk_max;
+    if (devices.disk || devices.network || devices.disk_bytes != 0) {
         change.vmm_ = TRY(VmmClient::connect(directory));
         TRY(change.vmm_->begin_set_limits(devices));
     }
@@ -57,10 +62,14 @@ Result<QuotaChange> change_all(const std::filesystem::path& directory, const Quo
                                QuotaChange::Deadline deadline) {
     auto change = TRY(QuotaChange::begin(directory, before, after, size));
     TRY(change.finish(deadline));
-    if (auto limits = agent_limits(after, before)) {
-        auto agent = TRY(connect_agent(directory, deadline));
+    auto limits = agent_limits(after, before);
+    if (!limits && change.disk_bytes() == 0)
+        return change;
+    auto agent = TRY(connect_agent(directory, deadline));
+    if (limits)
         TRY(agent.set_limits(*limits, deadline));
-    }
+    if (change.disk_bytes() != 0)
+        TRY(agent.grow_root(deadline, change.disk_bytes()));
     return change;
 }
 
@@ -81,11 +90,16 @@ Result<UpdatedSandbox> update_sandbox(const Home& home, const std::string& id,
     const Quotas before = info.record.quotas;
     const Quotas after = TRY(with_words(before, words));
     GuestSize size;
-    if (after.memory_max != before.memory_max) {
+    uint64_t disk_bytes = 0;
+    if (after.memory_max != before.memory_max || after.disk_max != before.disk_max) {
         auto source = TRY(load_template(home, info.record.template_name));
         size = {source.memory_bytes, source.disk_bytes};
+        disk_bytes = std::max(before.disk_max, source.disk_bytes);
+        if (after.disk_max == before.disk_max ||
+            (after.disk_max == 0 && disk_bytes == source.disk_bytes))
+            disk_bytes = 0;  // it stays
     }
-    TRY(check_quotas(after, {.guest_memory_bytes = size.memory_bytes}));
+    TRY(check_quotas(after, {.guest_memory_bytes = size.memory_bytes, .disk_bytes = disk_bytes}));
     auto change = change_all(directory, before, after, size, deadline);
     if (change) {
         info.record.quotas = after;

@@ -34,16 +34,21 @@ class QuotaChange {
 
     // Writes the cgroup, and asks the VMM whose sockets are in `directory`. Errors: the host's,
     // unavailable.
+    // A disk grows, and is never made smaller: not to go back to `before` either.
     static Result<QuotaChange> begin(const std::filesystem::path& directory, const Quotas& before,
                                      const Quotas& after, const GuestSize& size);
     // The VMM has done it. Errors: what it answers, timeout.
     Status finish(Deadline deadline);
+    // What the agent is to be asked for then: the file system's growth to so many bytes; 0:
+    // nothing.
+    uint64_t disk_bytes() const { return disk_bytes_; }
     // Which of them this host does not hold.
     const std::vector<Unenforced>& unenforced() const { return unenforced_; }
 
   private:
     std::vector<Unenforced> unenforced_;
     std::optional<VmmClient> vmm_;
+    uint64_t disk_bytes_ = 0;
 };
 
 }  // namespace spore

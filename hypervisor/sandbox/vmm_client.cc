@@ -210,7 +210,7 @@ Status VmmClient::begin_set_limits(const VmmLimits& limits) {
         auto disk = table(limits.disk);
         auto rx = table(limits.network);
         auto tx = table(limits.network);
-        return fb::CreateSetLimits(builder, disk, rx, tx).Union();
+        return fb::CreateSetLimits(builder, disk, rx, tx, limits.disk_bytes).Union();
     });
     return send_packet(packet.GetBufferPointer(), packet.GetSize());
 }

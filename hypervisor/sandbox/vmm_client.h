@@ -39,6 +39,7 @@ struct VsockCarry {
 // What its devices may do from now on; nothing: stays as it is.
 struct VmmLimits {
     std::optional<RateLimits> disk, network;
+    uint64_t disk_bytes = 0;  // no less than it has; 0: stays
 };
 
 // Lets the clone that waits in `directory` run. Its vCPU's thread reads the word itself, so nothing

@@ -35,8 +35,8 @@ Status set_limits(const fb::SetLimits& request, ControlTarget& target) {
     TRY(take("disk", request.disk(), "ops", limits.disk));
     TRY(take("net_rx", request.net_rx(), "packets", limits.network_rx));
     TRY(take("net_tx", request.net_tx(), "packets", limits.network_tx));
-    target.control_limits(limits);
-    return {};
+    limits.disk_bytes = request.disk_bytes();
+    return target.control_limits(limits);
 }
 }  // namespace
 

@@ -27,6 +27,7 @@ class ControlTarget {
     // Nothing: stays as it is.
     struct Limits {
         std::optional<RateLimits> disk, network_rx, network_tx;
+        uint64_t disk_bytes = 0;  // of the first disk; 0: stays
     };
     using Done = std::move_only_function<void(spore::Status)>;
 
@@ -36,7 +37,7 @@ class ControlTarget {
     virtual void control_resume(Done done) = 0;
     virtual void control_snapshot(const std::string& directory, std::optional<VsockPorts> carry,
                                   Done done) = 0;
-    virtual void control_limits(const Limits& limits) = 0;
+    virtual spore::Status control_limits(const Limits& limits) = 0;
     virtual void control_quit() = 0;
 };
 

@@ -79,7 +79,7 @@ class Machine final : public ControlTarget,
     void control_resume(Done done) override;
     void control_snapshot(const std::string& directory, std::optional<VsockPorts> carry,
                           Done done) override;
-    void control_limits(const Limits& limits) override;
+    spore::Status control_limits(const Limits& limits) override;
     void control_quit() override;
 
   private:

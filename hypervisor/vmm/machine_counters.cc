@@ -49,7 +49,13 @@ void Machine::add_device_counters(Status& status) {
     }
 }
 
-void Machine::control_limits(const Limits& limits) {
+// What can fail comes first: all of them or none.
+spore::Status Machine::control_limits(const Limits& limits) {
+    if (limits.disk_bytes != 0) {
+        if (disks_.empty())
+            return fail(Code::invalid_argument, "disk: this machine has none");
+        TRY(disks_.front().device->grow(limits.disk_bytes));
+    }
     for (const DiskDevice& disk : disks_) {
         if (limits.disk)
             disk.device->rate().change(*limits.disk);
@@ -60,6 +66,7 @@ void Machine::control_limits(const Limits& limits) {
         if (limits.network_tx)
             network->tx_rate().change(*limits.network_tx);
     }
+    return {};
 }
 
 }  // namespace spore

@@ -44,7 +44,14 @@ class FakeSystem : public System {
     Status freeze_commands() override { return note("freeze"); }
     Status thaw_commands() override { return note("thaw"); }
     Status sync_disks() override { return note("sync"); }
-    Status grow_root() override { return note("grow"); }
+    Status grow_root(uint64_t wanted) override {
+        if (wanted > disk_bytes) {
+            disk_bytes = wanted;  // known when it is asked again
+            return fail(Code::unavailable, "not yet");
+        }
+        return note("grow");
+    }
+    uint64_t disk_bytes = 1000;
     Status allow_power_off() override { return note("power-off"); }
     Status limit_commands(const CommandLimits& limits) override {
         return note("limits " + std::to_string(limits.processes) + " " +
@@ -318,6 +325,13 @@ TEST_F(GuestTest, EndsAfterItHasConfirmedPowerOff) {
     const Status gone = client->ping(soon());
     ASSERT_FALSE(gone);
     EXPECT_EQ(gone.error().code, Code::unavailable);
+}
+
+TEST_F(GuestTest, WaitsForADiskThatItsKernelDoesNotKnowYetToHaveGrown) {
+    start();
+    const Status grown = client->grow_root(soon(), 2000);
+    EXPECT_TRUE(grown) << grown.error().message;
+    EXPECT_THAT(log(), ElementsAre("grow"));
 }
 
 TEST_F(GuestTest, GrowsTheRoot) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 
 #include "hypervisor/base/mapping.h"
@@ -90,6 +91,44 @@ TEST_F(LayeredDiskTest, PartialWritesCarryTheRestOfTheirClusters) {
         ASSERT_EQ(content(*disk, 0, model.size()), model) << "after a write at " << offset;
     }
     EXPECT_EQ(file_content("base"), base) << "the base is never written";
+}
+
+TEST_F(LayeredDiskTest, GrowsWithRequestsInFlightAndHasZerosThere) {
+    Bytes model = pattern(3 * kCluster + 512, 5);
+    make_file("base", model);
+    auto disk = clone(4 * kCluster, "base", {}, "top");
+    // From one chunk of the map to several.
+    constexpr uint64_t kLarger = 300 * limits::kMiB;
+    bool written = false;
+    Bytes bytes = pattern(512, 6);
+    iovec buffer = {bytes.data(), bytes.size()};
+    DiskRequest request([&](int32_t result) {
+        EXPECT_EQ(result, 0);
+        written = true;
+    });
+    disk->write({&buffer, 1}, 0, request);
+    auto grown = disk->grow(kLarger);
+    ASSERT_TRUE(grown.has_value()) << grown.error().message;
+    ASSERT_TRUE(loop->run_until([&] { return written; }, std::chrono::seconds(60)));
+    put(model, 0, bytes);
+    model.resize(6 * kCluster);
+    EXPECT_EQ(disk->capacity(), kLarger);
+    EXPECT_EQ(content(*disk, 0, model.size()), model);
+    const Bytes end = pattern(2 * kCluster, 7);
+    ASSERT_EQ(write(*disk, kLarger - end.size(), end), 0);
+    EXPECT_EQ(content(*disk, kLarger - end.size(), end.size()), end);
+    EXPECT_EQ(disk->top_map().count(), 3u);
+    EXPECT_EQ(std::filesystem::file_size(path("top")), kLarger);
+    EXPECT_TRUE(disk->grow(kLarger)) << "as it is";
+    for (uint64_t bad :
+         {kLarger - kCluster, kLarger + 512, limits::kLayeredDiskBytesMax + kCluster}) {
+        auto refused = disk->grow(bad);
+        ASSERT_FALSE(refused.has_value());
+        EXPECT_EQ(refused.error().code, Code::invalid_argument);
+        EXPECT_NE(refused.error().message.find(std::to_string(bad)), std::string::npos)
+            << refused.error().message;
+    }
+    EXPECT_EQ(disk->capacity(), kLarger);
 }
 
 TEST_F(LayeredDiskTest, DiscardedRangesReadAsZerosNotAsTheBase) {

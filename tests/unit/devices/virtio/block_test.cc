@@ -11,6 +11,41 @@ using test::Bytes;
 using test::bytes_of;
 using BlockTest = test::BlockBench;
 
+TEST_F(BlockTest, GrowsAndTellsItsDriverOnceThatRuns) {
+    BlockConfig config;
+    config.path = path("top");
+    config.base_path = make_file("base", model);
+    config.copy_on_write = config.create = true;
+    start(config);
+    auto capacity = [&] {
+        uint64_t sectors = 0;
+        device->read_config(offsetof(virtio_blk_config, capacity),
+                            std::as_writable_bytes(std::span(&sectors, 1)));
+        return sectors;
+    };
+    ASSERT_EQ(capacity(), 128u);
+    auto write_at = [&](uint64_t sector) {
+        return ask({header(VIRTIO_BLK_T_OUT, sector), driver().readable(Bytes(512))}).status;
+    };
+    EXPECT_EQ(write_at(128), VIRTIO_BLK_S_IOERR);
+    ASSERT_TRUE(device->grow(256 * 512).has_value());
+    EXPECT_EQ(line.config, 1u);
+    EXPECT_EQ(capacity(), 256u);
+    EXPECT_EQ(write_at(255), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(write_at(256), VIRTIO_BLK_S_IOERR);
+    ASSERT_TRUE(device->grow(256 * 512).has_value());
+    EXPECT_FALSE(device->grow(128 * 512).has_value());
+    EXPECT_EQ(line.config, 1u) << "nothing is new";
+    bool quiet = false;
+    device->quiesce([&] { quiet = true; });
+    ASSERT_TRUE(until([&] { return quiet; }));
+    ASSERT_TRUE(device->grow(512 * 512).has_value());
+    EXPECT_EQ(line.config, 1u);
+    device->resume();
+    EXPECT_EQ(line.config, 2u);
+    EXPECT_EQ(capacity(), 512u);
+}
+
 TEST_F(BlockTest, AnnouncesItsDisk) {
     start();
     EXPECT_EQ(device->device_id(), 2);

@@ -29,6 +29,7 @@ TEST(Quotas, ReadsEachAndKeepsWhatIsNotGiven) {
     words.cpu_weight = "200";
     words.memory_max = "512M";
     words.pids_max = "100";
+    words.disk_max = "4G";
     words.io_max = "50M,ops=1000";
     words.net_max = "packets=500";
     auto quotas = with_words({}, words);
@@ -37,6 +38,7 @@ TEST(Quotas, ReadsEachAndKeepsWhatIsNotGiven) {
     EXPECT_EQ(quotas->cpu_weight, 200u);
     EXPECT_EQ(quotas->memory_max, 512 * limits::kMiB);
     EXPECT_EQ(quotas->pids_max, 100u);
+    EXPECT_EQ(quotas->disk_max, 4 * limits::kGiB);
     EXPECT_EQ(quotas->io.bytes.per_second, 50 * limits::kMiB);
     EXPECT_EQ(quotas->net.operations.per_second, 500u);
 
@@ -78,6 +80,27 @@ TEST(Quotas, RefusesLessThanAGuestNeedsAndNamesTheBound) {
     words = {};
     words.cpu_weight = "10001";
     EXPECT_NE(why_not(words).find("from 1 to 10000"), std::string::npos);
+    for (const char* bad : {"0", "1M1", "5000", "100000G"}) {
+        words = {};
+        words.disk_max = bad;
+        EXPECT_NE(why_not(words).find(std::string("disk-max '") + bad + "'"), std::string::npos)
+            << why_not(words);
+    }
+}
+
+TEST(Quotas, ADiskIsNeverMadeSmaller) {
+    Quotas quotas;
+    quotas.disk_max = limits::kGiB;
+    EXPECT_TRUE(check_quotas(quotas, {.disk_bytes = limits::kGiB}).has_value());
+    for (uint64_t wanted : {limits::kGiB, uint64_t{0}}) {
+        quotas.disk_max = wanted;
+        auto checked = check_quotas(quotas, {.disk_bytes = 2 * limits::kGiB});
+        ASSERT_FALSE(checked.has_value());
+        EXPECT_EQ(checked.error().code, Code::invalid_argument);
+        EXPECT_EQ(checked.error().message,
+                  "disk-max '" + (wanted == 0 ? "none" : std::to_string(wanted)) +
+                      "': its disk has 2147483648 bytes already, and can only grow");
+    }
 }
 
 TEST(Quotas, RefusesMoreThanThereIs) {

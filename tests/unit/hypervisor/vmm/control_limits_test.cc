@@ -20,10 +20,14 @@ class Notes final : public ControlTarget {
     void control_snapshot(const std::string&, std::optional<VsockPorts>, Done done) override {
         done({});
     }
-    void control_limits(const Limits& limits) override { taken.push_back(limits); }
+    spore::Status control_limits(const Limits& limits) override {
+        taken.push_back(limits);
+        return answer;
+    }
     void control_quit() override {}
 
     std::vector<Limits> taken;
+    spore::Status answer;
 };
 
 class ControlLimitsTest : public testing::Test {
@@ -76,12 +80,24 @@ TEST_F(ControlLimitsTest, ArriveAsTheyWereSent) {
     VmmLimits limits;
     limits.disk = RateLimits{{50 << 20, 1 << 20}, {1000, 7}};
     limits.network = RateLimits{{}, {500, 50}};
+    limits.disk_bytes = 3ull << 30;
     auto answer = set(limits);
     ASSERT_TRUE(answer.has_value()) << answer.error().message;
     ASSERT_EQ(notes.taken.size(), 1u);
     EXPECT_EQ(notes.taken[0].disk, limits.disk);
     EXPECT_EQ(notes.taken[0].network_rx, limits.network);
     EXPECT_EQ(notes.taken[0].network_tx, limits.network);
+    EXPECT_EQ(notes.taken[0].disk_bytes, limits.disk_bytes);
+}
+
+TEST_F(ControlLimitsTest, WhatTheMachineRefusesIsAnswered) {
+    notes.answer = fail(Code::invalid_argument, "it cannot shrink");
+    VmmLimits limits;
+    limits.disk_bytes = 4096;
+    auto answer = set(limits);
+    ASSERT_FALSE(answer.has_value());
+    EXPECT_EQ(answer.error().code, Code::invalid_argument);
+    EXPECT_NE(answer.error().message.find("it cannot shrink"), std::string::npos);
 }
 
 TEST_F(ControlLimitsTest, WhatIsNotThereStaysAsItIs) {
