@@ -36,7 +36,7 @@ class Noise:
 
     def __init__(self, host, name, template, quotas=QUOTAS):
         self.host, self.name, self.clients = host, name, []
-        host.run('create', name, '--template', template, '--network', 'egress', *quotas)
+        host.run('create', name, '--template', template, '--network', 'egress', '--owner', 'other', *quotas)
 
     def begin(self):
         for what, command in NOISES.items():
@@ -86,10 +86,10 @@ def sink():
 
 @contextlib.contextmanager
 def with_card(host):
-    """The name of a template whose clones have networks."""
+    """The name of a template whose clones have networks; somebody's, and public."""
     with sink():
         host.run('template', 'create', 'noise', '--image', host.image, '--kernel', host.fast_kernel,
-                 '--memory', '256M', '--disk', '2G', '--network', 'egress')
+                 '--memory', '256M', '--disk', '2G', '--network', 'egress', '--owner', 'maker', '--public')
         try:
             yield 'noise'
         finally:
@@ -112,6 +112,7 @@ def exec_times(host, name, rounds):
 def measure(host, rounds=ROUNDS):
     """Times of a quiet sandbox's commands: alone, before and after; and beside a noisy one."""
     with with_card(host) as template:
+        check_equal(host.json('template', 'inspect', template)['public'], True, 'public')
         host.run('create', 'quiet', '--template', template, *QUOTAS)
         noise = Noise(host, 'noisy', template)
         try:

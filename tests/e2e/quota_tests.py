@@ -37,9 +37,11 @@ def one_with_all(host):
         memory(host)
         processes(host)
         host.run('update', 'held', '--cpu-max', 'none')  # it is slower than the disk's limit here
+        all_caps_at_once(host)
         disk(host)
         change(host, group)
         refused(host)
+        larger_disk(host, pool)
     no_pool_left(host)
 
 
@@ -81,6 +83,68 @@ def processes(host):
 
     wait_until(answers, 'a process to be free')
     wait_until(lambda: host.json('stats', 'held')['guest']['pids'] < 10, 'the end of the others')
+
+
+def answers_within(host, limit_s=30):
+    """Says alive, or why not: 2 s where nothing is emulated."""
+    begun = time.monotonic()
+    done = host.run('exec', 'held', '--', 'echo', 'alive', status=None)
+    seconds, said = time.monotonic() - begun, (done.stdout + done.stderr).decode()
+    check(seconds < limit_s, f'an answer after {seconds:.1f} s')
+    check('alive' in said or 'processes at once' in said or 'memory' in said, f'it says {said!r}')
+    return f'{said.strip()} after {seconds:.1f} s'
+
+
+# No room for files; then a process with what memory there is, and as many others as may be.
+FILL = """
+for size in 256M 16M 1M 64K 4K; do
+    i=0; while fallocate -l $size /root/fill-$size-$i; do i=$((i+1)); done 2>/dev/null
+done
+python3 -c '
+import time
+held = bytearray(b"x" * (28 << 20)) * 2
+open("/dev/shm/x-memory", "w").close()
+time.sleep(1000)' &
+while [ ! -e /dev/shm/x-memory ]; do sleep 0.2; done
+i=0; while [ $i -lt 100 ]; do sleep 1000 & i=$((i+1)); done
+"""
+
+
+def all_caps_at_once(host):
+    host.run('process', 'start', '--name', 'fill', 'held', '--', 'sh', '-c', FILL)
+
+    def guest():
+        return host.json('stats', 'held')['guest'] or {'pids': 0}
+
+    wait_until(lambda: guest()['pids'] >= 39, 'the last process', 240)
+    check(guest()['commands_memory_bytes'] > 50 * MIB, f'memory in use: {guest()}')
+    print('     at all caps: ' + '; '.join(answers_within(host) for _ in range(3)), flush=True)
+    host.run('process', 'kill', 'held', 'fill')
+    wait_until(lambda: guest()['pids'] < 10, 'the end of all')
+    full = host.exec('held', 'echo more 2>&1 >/root/more; rm -f /root/fill-* /root/more; true')
+    check('No space left' in full, f'the disk was not full: {full!r}')
+
+
+def larger_disk(host, pool):
+    """What a template's disk has, a sandbox may exceed by its own limit."""
+    def sizes(name):
+        words = host.exec(name, 'cat /sys/block/vda/size; df -B1 --output=size / | tail -1').split()
+        return int(words[0]) * 512, int(words[1])
+
+    told = host.json('update', 'held', '--disk-max', '3G')
+    check_equal(told['limits']['disk_max'], 3 << 30, 'disk_max')
+    device, files = sizes('held')
+    check_equal(device, 3 << 30, 'the disk inside')
+    check(files > 0.9 * (3 << 30), f'its file system has {files} bytes')
+    check_equal(host.json('stats', 'held')['disk']['bytes_max'], 3 << 30, 'the disk in stats')
+    for smaller in ('2G', 'none'):
+        error = host.json('update', 'held', '--disk-max', smaller, status=None)['error']
+        check_equal(error['code'], 'invalid_argument', f'--disk-max {smaller}')
+        check(str(3 << 30) in error['message'], error['message'])
+    pool.create('large', '--disk-max', '4G')
+    device, files = sizes('large')
+    check_equal(device, 4 << 30, 'the disk inside')
+    check(files > 0.9 * (4 << 30), f'its file system has {files} bytes')
 
 
 def disk(host):
