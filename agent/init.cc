@@ -177,7 +177,6 @@ Status start_machine() {
     keep_hostname_of_image();
     log_failure(raise_loopback());
     log_failure(raise_descriptor_limit());
-    log_failure(run_before_commands());
     log_failure(write_setting("/proc/self/oom_score_adj", "-1000"));
     return {};
 }

@@ -4,7 +4,6 @@
 #include <grp.h>
 #include <linux/sched.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -72,11 +71,8 @@ void reset_oom_score() {
 
 std::optional<rlimit> descriptor_limit;  // of the commands; nothing: the agent's
 
-std::optional<int> priority;  // likewise
-
 bool reset_limits() {
-    return (!descriptor_limit || ::setrlimit(RLIMIT_NOFILE, &*descriptor_limit) == 0) &&
-           (!priority || ::setpriority(PRIO_PROCESS, 0, *priority) == 0);
+    return !descriptor_limit || ::setrlimit(RLIMIT_NOFILE, &*descriptor_limit) == 0;
 }
 
 // clone3(2) of a child that shares the agent's memory, on a stack of its own, while the agent waits
@@ -164,16 +160,6 @@ Status raise_descriptor_limit() {
     limit.rlim_cur = limit.rlim_max;
     if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
         return fail_errno("RLIMIT_NOFILE");
-    return {};
-}
-
-Status run_before_commands() {
-    errno = 0;
-    const int before = ::getpriority(PRIO_PROCESS, 0);
-    constexpr int kHighest = -20;
-    if ((before == -1 && errno != 0) || ::setpriority(PRIO_PROCESS, 0, kHighest) != 0)
-        return fail_errno("the agent's priority");
-    priority = before;
     return {};
 }
 

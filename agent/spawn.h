@@ -41,9 +41,6 @@ struct SpawnFailure {
 
 // Lets the agent have as many descriptors as it may; what it starts keeps the limit of before.
 Status raise_descriptor_limit();
-// Gives the agent a processor before any of its commands: who floods a guest with processes must
-// not keep it from answering. What it starts has the priority of before.
-Status run_before_commands();
 
 // Starts it in a session and process group of its own, with every signal at its default and the OOM
 // score of an ordinary process. Returns its PID once execve has succeeded; nothing is left of it

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from agent import Agent
-from host import Skipped, check, check_equal, wait_until
+from host import Skipped, check, check_equal, not_yet, wait_until
 from network_tests import ip
 
 SINK = '203.0.113.9'
@@ -142,4 +142,5 @@ def quiet_neighbour(host):
     check(p99 <= P99_MOST, f'p99 is {p99:.2f} times that of a quiet host')
 
 
-TESTS = [('quiet-neighbour', quiet_neighbour)]
+# All of its noise was going once, with an agent of nice -20, on a machine too busy for the ratios to mean anything.
+TESTS = [('quiet-neighbour', not_yet(quiet_neighbour, 'passed once, on a busy machine; without a word about ratios'))]
