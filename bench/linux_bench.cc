@@ -240,6 +240,7 @@ Result<Firecracker> boot_firecracker(const Options& options, const Image& image,
     return Firecracker::create(options.firecracker, guest, options.work + "/firecracker",
                                [](Child&, const std::filesystem::path& vsock) -> Status {
                                    auto agent = TRY(connect_firecracker(vsock, 180));
+                                   TRY(run_true(agent));  // as in a template
                                    return agent.prepare_snapshot(in_seconds(60));
                                });
 }
@@ -255,6 +256,7 @@ Result<Qemu> boot_qemu(const Options& options, const Image& image, const ImageKe
     TRY(qemu.save([](unsigned cid) -> Status {
         auto agent = TRY(AgentClient::over(TRY(connect_vsock(cid, kAgentPort, in_seconds(180))),
                                            in_seconds(60)));
+        TRY(run_true(agent));  // as in a template
         return agent.prepare_snapshot(in_seconds(60));
     }));
     return qemu;

@@ -14,7 +14,8 @@ constexpr size_t kAlignment = 8;
 constexpr uint32_t kPayloadBytesMin = 12;
 // A chunk of data with its frame around it.
 constexpr size_t kReceiveBytes = limits::kFrameChunkBytes + 1024;
-constexpr size_t kKeptBytes = 2 * kReceiveBytes;
+// Room for some of them at once: fewer receives, and seldom a part of one to be moved to the front.
+constexpr size_t kKeptBytes = 4 * kReceiveBytes;
 // A depth that no frame of ours comes near.
 constexpr uint32_t kTableDepthMax = 8;
 

@@ -22,16 +22,14 @@ using Path = std::filesystem::path;
 
 constexpr const char* kRecord = "record";
 
-// What every clone does first, and with `command` the least that one is made for. A program that is
-// not there has shown what starting one touches.
-Status use(const TemplateInfo& draft, const Path& run, bool command, Clock::time_point deadline) {
+// What every clone does first, and the least that one is made for. A program that is not there has
+// shown what starting one touches.
+Status use(const TemplateInfo& draft, const Path& run, Clock::time_point deadline) {
     auto agent = TRY(AgentClient::attach(run / kVsockName, kAgentPort, *draft.agent));
     AgentIdentity identity;
     identity.hostname = "trial";
     identity.machine_id = std::string(32, '0');
     TRY(agent.identify(identity, deadline));
-    if (!command)
-        return {};
     ExecRequest request;
     request.argv = {"/bin/true"};
     TRY(agent.exec(request, {}, deadline));
@@ -39,8 +37,8 @@ Status use(const TemplateInfo& draft, const Path& run, bool command, Clock::time
 }
 
 // One clone's life in the empty directory `run`; what it has touched.
-Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool command,
-                             EndOnStop& stop, Clock::time_point deadline, int tap) {
+Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, EndOnStop& stop,
+                             Clock::time_point deadline, int tap) {
     auto arguments = restore_arguments(draft, disk_layer_file(0));
     for (const char* word : {"--vsock", kVsockName, "--control", kControlName, "--serial", "none",
                              "--record-working-set", kRecord})
@@ -51,7 +49,7 @@ Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool co
         start_vmm(TRY(Home::program("spore-vmm")), arguments, run, run / "vmm.log", deadline, tap));
     stop.watch(vmm);
     auto record = [&]() -> Result<WorkingSet> {
-        TRY(use(draft, run, command, deadline));
+        TRY(use(draft, run, deadline));
         auto control = TRY(VmmClient::connect(run));
         TRY(control.pause(deadline));
         TRY(control.quit(deadline));
@@ -71,17 +69,14 @@ Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, bool co
 
 Status record_working_set(const TemplateInfo& draft, const Path& run, EndOnStop& stop,
                           Clock::time_point deadline, int tap) {
-    std::vector<WorkingSet> sets;
-    for (bool command : {false, true}) {
-        TRY(remove_tree(run));
-        TRY(make_directory(run));
-        sets.push_back(TRY(try_clone(draft, run, command, stop, deadline, tap)));
-    }
+    TRY(remove_tree(run));
+    TRY(make_directory(run));
+    auto set = TRY(try_clone(draft, run, stop, deadline, tap));
     Path path = draft.directory / kWorkingSetFile;
     UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file)
         return fail_errno(path.string());
-    TRY(write_working_set(file.get(), merge(sets[0], sets[1])));
+    TRY(write_working_set(file.get(), set));
     // The trial made the host forget it; the next clone shall not wait for it.
     UniqueFd image(::open((draft.directory / kMemoryFile).c_str(), O_RDONLY | O_CLOEXEC));
     if (image)

@@ -1,7 +1,7 @@
 #pragma once
 
-// A template's first clones, made before it is published: they show that it restores, and which
-// pages of its memory a clone touches first (hypervisor/snapshot/working_set.h).
+// A template's first clone, made before it is published: it shows that it restores, and which pages
+// of its memory a clone touches first (hypervisor/snapshot/working_set.h).
 
 #include <chrono>
 
@@ -10,10 +10,10 @@
 
 namespace spore {
 
-// Clones `draft`, whose files are in its directory and which has an agent to attach to, twice: both
-// clones get an identity, one runs /bin/true. Writes the working set that comes of it beside the
-// snapshot. `run`: a directory for the clones, made anew. `tap`: of a
-// template with a card, not used by another. Errors: what create_sandbox() would say.
+// Clones `draft`, whose files are in its directory and which has an agent to attach to: the clone
+// gets an identity and runs /bin/true. Writes the working set that comes of it beside the snapshot.
+// `run`: a directory for the clone, made anew. `tap`: of a template with a card, not used by
+// another. Errors: what create_sandbox() would say.
 Status record_working_set(const TemplateInfo& draft, const std::filesystem::path& run,
                           EndOnStop& stop, std::chrono::steady_clock::time_point deadline,
                           int tap = -1);

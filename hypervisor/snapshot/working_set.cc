@@ -133,32 +133,6 @@ Status read_page_by_page(const GuestMemory& memory) {
     return {};
 }
 
-WorkingSet merge(const WorkingSet& confirmed, const WorkingSet& used) {
-    std::vector<uint64_t> edges;  // between which both sets stay as they are
-    for (const WorkingSet* set : {&confirmed, &used}) {
-        for (const PageRun& run : set->runs)
-            edges.insert(edges.end(), {run.first_page, run.first_page + run.pages});
-    }
-    std::ranges::sort(edges);
-    edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
-    WorkingSet merged = {used.image_bytes, used.created_unix_ns, {}};
-    auto first = confirmed.runs.begin(), second = used.runs.begin();
-    for (size_t index = 0; index + 1 < edges.size(); index++) {
-        uint64_t page = edges[index];
-        auto next_of = [page](auto& run, const WorkingSet& set) {
-            while (run != set.runs.end() && run->first_page + run->pages <= page)
-                ++run;
-            return run != set.runs.end() && run->first_page <= page;
-        };
-        bool in_first = next_of(first, confirmed), in_second = next_of(second, used);
-        if (in_first || in_second)
-            add_pages(merged.runs, page, static_cast<uint32_t>(edges[index + 1] - page),
-                      in_first && first->written);
-    }
-    keep_within_limits(merged.runs);
-    return merged;
-}
-
 std::vector<std::byte> encode_working_set(const WorkingSet& set) {
     flatbuffers::FlatBufferBuilder builder;
     std::vector<fb::Run> runs;

@@ -49,11 +49,6 @@ Result<std::vector<PageRun>> touched_pages(int pagemap, const GuestMemory& memor
 void forget_cached_image(int image);
 Status read_page_by_page(const GuestMemory& memory);
 
-// The working set of clones of which one got as far as `confirmed` and another as `used`: what was
-// touched by either, and written by the first; what is written later only is not worth every
-// clone's memory. Both are about one snapshot. Within the bounds of read_working_set().
-WorkingSet merge(const WorkingSet& confirmed, const WorkingSet& used);
-
 // To the empty file `file`, synced. Errors: the host's.
 Status write_working_set(int file, const WorkingSet& set);
 

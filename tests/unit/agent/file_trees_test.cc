@@ -281,7 +281,7 @@ TEST_F(FileTrees, RequestsThatAreCutOffOrCancelledLeaveAnAgentThatServes) {
         while (const auto* frame = client.next()) {
             if (frame->stream() == 0) {
                 EXPECT_THAT(frame->body_as_Error()->message()->str(),
-                            HasSubstr("above the credit of 524288"));
+                            HasSubstr("above the credit of 1048576"));
             }
         }
     }

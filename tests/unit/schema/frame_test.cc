@@ -64,7 +64,7 @@ TEST(FrameReader, TakesTheLargestFrameAndGivesItsMemoryBack) {
     ASSERT_TRUE(frame);
     ASSERT_NE(*frame, nullptr);
     EXPECT_EQ((*frame)->body_as_Output()->bytes()->size(), limits::kFrameBytesMax - 200);
-    EXPECT_LT(reader.room().size(), 4 * limits::kFrameChunkBytes);
+    EXPECT_LT(reader.room().size(), 8 * limits::kFrameChunkBytes);
     feed(reader, output_frame(4, 5));
     EXPECT_EQ((*reader.next())->stream(), 4u);
 }

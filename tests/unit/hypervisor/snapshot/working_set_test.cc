@@ -105,23 +105,6 @@ TEST(WorkingSetFile, OfAnyBytesIsRefused) {
     EXPECT_FALSE(decode_working_set(zeros));
 }
 
-TEST(WorkingSet, OfTwoClonesIsWhatEitherTouchedAndTheFirstWrote) {
-    WorkingSet first = set_of({{0, 4, true}, {10, 2, false}, {20, 1, true}, {40, 2, true}});
-    WorkingSet second =
-        set_of({{1, 2, false}, {3, 3, true}, {11, 2, true}, {19, 3, false}, {60, 1, true}});
-    EXPECT_EQ(merge(first, second), set_of({{0, 4, true},
-                                            {4, 2, false},
-                                            {10, 3, false},
-                                            {19, 1, false},
-                                            {20, 1, true},
-                                            {21, 1, false},
-                                            {40, 2, true},
-                                            {60, 1, false}}));
-    EXPECT_EQ(merge(first, set_of({})), first);
-    EXPECT_EQ(merge(set_of({}), set_of({{3, 1, true}, {4, 1, false}})), set_of({{3, 2, false}}));
-    EXPECT_EQ(merge(set_of({}), set_of({})), set_of({}));
-}
-
 // A private mapping of an image of two regions, each page with its number in it.
 class TouchedPages : public testing::Test {
   protected:
