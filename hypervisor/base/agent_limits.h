@@ -82,8 +82,8 @@ static_assert(kStdinCreditBytes >= 2 * kFrameChunkBytes &&
                   kOutputCreditBytes >= 2 * kFrameChunkBytes,
               "a chunk can be under way while the next is filled");
 // What the agent takes of one FileWrite before it has written it, and the host of one stream of
-// file bytes or items before they are consumed. Half of it is granted at a time, and every grant is a
-// message of its own; but what is under way holds up the connection's other streams.
+// file bytes or items before they are consumed. Half of it is granted at a time, and every grant is
+// a message of its own; but what is under way holds up the connection's other streams.
 inline constexpr uint32_t kFileCreditBytes = 1 * kMiB;
 static_assert(kFileCreditBytes >= 2 * kFrameChunkBytes);
 // Frames that wait in the agent for a client that does not read its socket. Above it, the agent

@@ -130,8 +130,8 @@ Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress&
     return {};
 }
 
-// Reads from the disk, once for all clones, what every command reads: the C library. Each would have
-// it in memory of its own. A program that is not there is no reason to have no template.
+// Reads from the disk, once for all clones, what every command reads: the C library. Each would
+// have it in memory of its own. A program that is not there is no reason to have no template.
 Status warm_up(AgentClient& agent, Clock::time_point deadline) {
     ExecRequest request;
     request.argv = {"/bin/true"};
