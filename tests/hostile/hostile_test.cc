@@ -10,6 +10,7 @@
 #include <iostream>
 #include <random>
 
+#include "hypervisor/base/limits.h"
 #include "hypervisor/sandbox/vmm_process.h"
 #include "tests/bad_input/support/vmm_bench.h"
 #include "tests/hostile/peers.h"
@@ -25,7 +26,8 @@ constexpr uint64_t kOperationsDefault = 1'000'000;
 // What spore-vmm may have beside the guest's memory: its own, and what waits for slow host
 // programs.
 constexpr uint64_t kGrowthBytesMax = 64 << 20, kGuestBytes = 64 << 20;
-constexpr size_t kDescriptorsMax = 200;
+// Its own, and the connections that its vsock allows a guest and the host's programs to have.
+constexpr size_t kDescriptorsMax = 100 + limits::kVsockConnectionsMax + limits::kVsockClientsMax;
 constexpr int kAnswerMs = 20'000;
 
 Clock::time_point soon() {
