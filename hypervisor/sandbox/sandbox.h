@@ -34,7 +34,7 @@ struct SandboxSpec {
 // From the request's arrival, in µs; shared/design.md, Restore. 0: not reached or not measured.
 struct Boundaries {
     uint64_t b1_us = 0;  // the VM is built
-    uint64_t b2_us = 0;  // its first exit after its first instruction
+    uint64_t b2_us = 0;  // its first exit; its first entry, if KVM alone answered it until B3
     uint64_t b3_us = 0;  // the agent has confirmed
 };
 

@@ -285,15 +285,21 @@ Status learn_times(const Home& home, CreatedSandbox& created) {
     auto control = TRY(VmmClient::connect(run_directory(home, created.info.record.id)));
     constexpr std::string_view kStage = "stage.";
     auto status = TRY(control.status(Clock::now() + std::chrono::seconds(10)));
+    uint64_t entry_us = 0;
     for (const auto& [name, value] : status.counters) {
         int64_t since = us_between(created.begun_monotonic_ns, value);
         if (name == "built_monotonic_ns" && since > 0)
             created.boundaries.b1_us = static_cast<uint64_t>(since);
+        if (name == "first_entry_monotonic_ns" && since > 0)
+            entry_us = static_cast<uint64_t>(since);
         if (name == "first_exit_monotonic_ns" && since > 0)
             created.boundaries.b2_us = static_cast<uint64_t>(since);
         if (name.starts_with(kStage))
             created.stages.push_back({"vmm." + name.substr(kStage.size()), since});
     }
+    auto& at = created.boundaries;
+    if (at.b2_us == 0 || at.b2_us > at.b3_us)
+        at.b2_us = entry_us;
     std::ranges::sort(created.stages, {}, [](const StageTime& stage) {
         return std::pair(stage.end_us, std::string_view(stage.name));
     });

@@ -64,14 +64,18 @@ Machine::Status Machine::control_status() {
         status.counters.emplace_back(name, value);
     };
     add("built_monotonic_ns", built_monotonic_ns_);
-    uint64_t first = 0, exits = 0;
-    for (auto& thread : threads_) {
-        uint64_t here = thread->first_exit_ns();
+    uint64_t entry = 0, exit = 0, exits = 0;
+    auto keep_first = [](uint64_t& first, uint64_t here) {
         if (here != 0 && (first == 0 || here < first))
             first = here;
+    };
+    for (auto& thread : threads_) {
+        keep_first(entry, thread->first_entry_ns());
+        keep_first(exit, thread->first_exit_ns());
         exits += thread->exits();
     }
-    add("first_exit_monotonic_ns", first);
+    add("first_entry_monotonic_ns", entry);
+    add("first_exit_monotonic_ns", exit);
     if (stages_ != nullptr) {
         for (const StageTimer::Stage& stage : stages_->stages())
             add(std::string("stage.") + stage.name, stage.end_ns);

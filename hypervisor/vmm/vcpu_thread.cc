@@ -161,6 +161,8 @@ bool VcpuThread::wait_for_run() {
 }
 
 void VcpuThread::run_until_kicked() {
+    if (first_entry_ns_ == 0)
+        first_entry_ns_ = monotonic_ns();
     while (!kicked_) {
         int error = vcpu_->run();
         if (!restricted_) {

@@ -58,7 +58,9 @@ class VcpuThread {
     // Ends the thread and waits for it. What the vCPU waits for must be on its way to an end.
     void stop();
 
-    // CLOCK_MONOTONIC of the first exit to us; 0 if there was none yet. Any thread.
+    // CLOCK_MONOTONIC when the guest was about to be entered first, and of its first exit to us; 0
+    // if that has not come yet. Any thread.
+    uint64_t first_entry_ns() const { return first_entry_ns_; }
     uint64_t first_exit_ns() const { return first_exit_ns_; }
     // Exits to us so far. Any thread.
     uint64_t exits() const { return exits_; }
@@ -92,6 +94,7 @@ class VcpuThread {
     bool ended_ = false;                // guarded by mutex_
     std::function<void()> on_parked_;   // guarded by mutex_
     std::atomic<bool> kicked_ = false;  // the order has changed: leave the guest
+    std::atomic<uint64_t> first_entry_ns_ = 0;
     std::atomic<uint64_t> first_exit_ns_ = 0;
     std::atomic<uint64_t> exits_ = 0;
     std::thread thread_;
