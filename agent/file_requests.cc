@@ -45,6 +45,17 @@ Status make_directory(const wire::MakeDirectory& request) {
     return {};
 }
 
+// `made`, a link beside it, takes the place of what is at `place`, in one step.
+Status put_in_place(const Place& place, const std::string& made, const std::string& what,
+                    const std::string& path) {
+    const int directory = place.directory.get();
+    if (::renameat(directory, made.c_str(), directory, place.name.c_str()) == 0)
+        return {};
+    Status failed = fail_file(what, path);
+    ::unlinkat(directory, made.c_str(), 0);
+    return failed;
+}
+
 Status make_symlink(const wire::Symlink& request) {
     const std::string path = TRY(path_of(request.path()));
     const auto bytes = view(request.target());
@@ -67,11 +78,7 @@ Status make_symlink(const wire::Symlink& request) {
     const std::string temporary = temporary_name();
     if (::symlinkat(target.c_str(), directory, temporary.c_str()) != 0)
         return fail_file("make symbolic link", path);
-    if (::renameat(directory, temporary.c_str(), directory, place.name.c_str()) == 0)
-        return {};
-    Status failed = fail_file("replace symbolic link", path);
-    ::unlinkat(directory, temporary.c_str(), 0);
-    return failed;
+    return put_in_place(place, temporary, "replace symbolic link", path);
 }
 
 Status make_hard_link(const wire::HardLink& request) {
@@ -102,11 +109,7 @@ Status make_hard_link(const wire::HardLink& request) {
     const std::string temporary = temporary_name();
     if (!link(temporary))
         return fail_file("link", path);
-    if (::renameat(directory, temporary.c_str(), directory, place.name.c_str()) == 0)
-        return {};
-    Status failed = fail_file("replace", path);
-    ::unlinkat(directory, temporary.c_str(), 0);
-    return failed;
+    return put_in_place(place, temporary, "replace", path);
 }
 
 Status move(const wire::Move& request) {

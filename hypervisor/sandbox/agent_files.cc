@@ -17,6 +17,18 @@ Result<uint64_t> upload(AgentConnection& connection, const FileWriteSpec& spec,
     return upload.finish();
 }
 
+// A request that is made of two paths and whether what is there is replaced, answered by Done.
+template <typename Create>
+Status ask_about_two(AgentConnection& connection, const Create& create, const std::string& first,
+                     const std::string& second, bool replace, AgentClient::Deadline deadline) {
+    AgentStream stream = connection.open();
+    auto& buffer = stream.buffer();
+    const auto first_bytes = bytes_of(buffer, first);
+    const auto second_bytes = bytes_of(buffer, second);
+    TRY(stream.send(create(buffer, first_bytes, second_bytes, replace)));
+    return stream.receive_done(deadline);
+}
+
 FileChange change_of(const wire::WatchEvent& event) {
     const auto kind = event.kind();
     return {.kind = kind <= wire::WatchKind::MAX ? static_cast<FileChange::Kind>(kind)
@@ -158,12 +170,7 @@ Status AgentFiles::remove(const std::string& path, bool recursive, Deadline dead
 
 Status AgentFiles::move(const std::string& from, const std::string& to, bool replace,
                         Deadline deadline) const {
-    AgentStream stream = connection_->open();
-    auto& buffer = stream.buffer();
-    const auto from_bytes = bytes_of(buffer, from);
-    const auto to_bytes = bytes_of(buffer, to);
-    TRY(stream.send(wire::CreateMove(buffer, from_bytes, to_bytes, replace)));
-    return stream.receive_done(deadline);
+    return ask_about_two(*connection_, wire::CreateMove, from, to, replace, deadline);
 }
 
 Status AgentFiles::make_directory(const std::string& path, uint32_t mode, bool parents,
@@ -178,22 +185,12 @@ Status AgentFiles::make_directory(const std::string& path, uint32_t mode, bool p
 
 Status AgentFiles::make_symlink(const std::string& path, const std::string& target, bool replace,
                                 Deadline deadline) const {
-    AgentStream stream = connection_->open();
-    auto& buffer = stream.buffer();
-    const auto bytes = bytes_of(buffer, path);
-    const auto target_bytes = bytes_of(buffer, target);
-    TRY(stream.send(wire::CreateSymlink(buffer, bytes, target_bytes, replace)));
-    return stream.receive_done(deadline);
+    return ask_about_two(*connection_, wire::CreateSymlink, path, target, replace, deadline);
 }
 
 Status AgentFiles::make_hard_link(const std::string& path, const std::string& target, bool replace,
                                   Deadline deadline) const {
-    AgentStream stream = connection_->open();
-    auto& buffer = stream.buffer();
-    const auto bytes = bytes_of(buffer, path);
-    const auto target_bytes = bytes_of(buffer, target);
-    TRY(stream.send(wire::CreateHardLink(buffer, bytes, target_bytes, replace)));
-    return stream.receive_done(deadline);
+    return ask_about_two(*connection_, wire::CreateHardLink, path, target, replace, deadline);
 }
 
 Status AgentFiles::set_attributes(const FileAttributes& attributes, Deadline deadline) const {

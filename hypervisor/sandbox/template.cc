@@ -130,15 +130,6 @@ Status run_prepare(AgentClient& agent, const TemplateSpec& spec, const Progress&
     return {};
 }
 
-// Reads from the disk, once for all clones, what every command reads: the C library. Each would
-// have it in memory of its own. A program that is not there is no reason to have no template.
-Status warm_up(AgentClient& agent, Clock::time_point deadline) {
-    ExecRequest request;
-    request.argv = {"/bin/true"};
-    TRY(agent.exec(request, {}, deadline));
-    return {};
-}
-
 // Of the document without this field, as dump() writes it: a flipped bit is no other template.
 constexpr const char* kChecksum = "xxh3_64";
 
@@ -243,7 +234,9 @@ Result<TemplateInfo> make_template(const Home& home, const TemplateSpec& spec,
 
     progress("snapshotting");
     auto deadline = within(spec, std::chrono::seconds(300));
-    TRY(warm_up(agent, deadline));
+    // Reads from the disk, once for all clones, what every command reads: the C library. Each would
+    // have it in memory of its own.
+    TRY(run_least_command(agent, deadline));
     TRY(agent.prepare_snapshot(deadline));
     auto control = TRY(VmmClient::connect(draft.run()));
     TRY(control.snapshot(draft.directory(), {agent.host_port(), kAgentPort}, deadline));

@@ -22,18 +22,14 @@ using Path = std::filesystem::path;
 
 constexpr const char* kRecord = "record";
 
-// What every clone does first, and the least that one is made for. A program that is not there has
-// shown what starting one touches.
+// What every clone does first, and the least that one is made for.
 Status use(const TemplateInfo& draft, const Path& run, Clock::time_point deadline) {
     auto agent = TRY(AgentClient::attach(run / kVsockName, kAgentPort, *draft.agent));
     AgentIdentity identity;
     identity.hostname = "trial";
     identity.machine_id = std::string(32, '0');
     TRY(agent.identify(identity, deadline));
-    ExecRequest request;
-    request.argv = {"/bin/true"};
-    TRY(agent.exec(request, {}, deadline));
-    return {};
+    return run_least_command(agent, deadline);
 }
 
 // One clone's life in the empty directory `run`; what it has touched.
@@ -66,6 +62,13 @@ Result<WorkingSet> try_clone(const TemplateInfo& draft, const Path& run, EndOnSt
 }
 
 }  // namespace
+
+Status run_least_command(AgentClient& agent, Clock::time_point deadline) {
+    ExecRequest request;
+    request.argv = {"/bin/true"};
+    TRY(agent.exec(request, {}, deadline));
+    return {};
+}
 
 Status record_working_set(const TemplateInfo& draft, const Path& run, EndOnStop& stop,
                           Clock::time_point deadline, int tap) {

@@ -10,6 +10,10 @@
 
 namespace spore {
 
+// The least that a clone is made for, whose pages its working set is about: `/bin/true`. A program
+// that is not there has shown what starting one touches, and is no error.
+Status run_least_command(AgentClient& agent, std::chrono::steady_clock::time_point deadline);
+
 // Clones `draft`, whose files are in its directory and which has an agent to attach to: the clone
 // gets an identity and runs /bin/true. Writes the working set that comes of it beside the snapshot.
 // `run`: a directory for the clone, made anew. `tap`: of a template with a card, not used by

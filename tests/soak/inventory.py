@@ -6,8 +6,9 @@ import os
 import re
 import time
 
-from world import TEMPLATE, UIDS, USERS, Failed, anonymous
+from world import TEMPLATE, UIDS, Failed, anonymous
 
+USERS = '/run/spore-users'
 SETTLE_S = 60  # ends of VMs are torn down behind the commands
 
 
@@ -85,6 +86,11 @@ def settled(world):
         last = now
         time.sleep(0.2)
     raise Failed(f'the host does not come to rest: {difference(last, now)} {ended}')
+
+
+def users_held(world):
+    """How many users each VM process holds the claim to: one, its own."""
+    return {pid: descriptors(world, pid)[f'{USERS}/N'] for pid in world.pids('spore-vmm')}
 
 
 def users():

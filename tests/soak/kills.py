@@ -73,7 +73,7 @@ class Kills:
         wait_until(lambda: world.processes() == self.processes or
                    f'{dict(world.processes())}, before {dict(self.processes)}', 'the end of all others')
         if os.geteuid() == 0:
-            held = world.users_held()
+            held = inventory.users_held(world)
             check(set(held.values()) == {1}, f'users that VM processes hold: {held}')
 
     def states(self):

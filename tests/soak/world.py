@@ -11,7 +11,6 @@ import time
 
 TEMPLATE = 'soak'
 CGROUP = 'spore-soak-'
-USERS = '/run/spore-users'
 UIDS = range(2_000_000, 2_010_000)  # no other Spore's on this host
 PARKED, READY = 4, 4
 LIMIT_S = 120
@@ -177,10 +176,6 @@ class World:
         taken = {each['pid'] for each in self.json('list')}
         return [pid for pid in self.pids('spore-vmm') if parent_of(pid) == zygote and pid not in taken]
 
-    def users_held(self):
-        """How many users each VM process holds the claim to: one, its own."""
-        return {pid: len(claims(pid)) for pid in self.pids('spore-vmm')}
-
     # ---- What lies about
 
     def names(self, directory):
@@ -199,17 +194,6 @@ class World:
                 size = 0 if name in directories or name in OF_NO_SIZE else status.st_size
                 found.append((anonymous(os.path.relpath(path, root)), oct(status.st_mode), size))
         return sorted(found)
-
-
-def claims(pid):
-    """The descriptors that keep a user in use."""
-    found = []
-    with contextlib.suppress(OSError):
-        for number in os.listdir(f'/proc/{pid}/fd'):
-            with contextlib.suppress(FileNotFoundError):
-                target = os.readlink(f'/proc/{pid}/fd/{number}')
-                found += [target] if target.startswith(USERS) else []
-    return found
 
 
 def own_cgroup():

@@ -17,18 +17,6 @@
 
 #include "machine.h"
 
-static u64 random_state;
-
-static u64 next(void) { /* xorshift64* */
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return random_state * 0x2545F4914F6CDD1Dull;
-}
-static u64 below(u64 bound) {
-    return (next() >> 16) % bound;
-}
-
 /* An address for a descriptor: mostly in the data, else at an edge, or outside memory. */
 static u64 any_address(void) {
     static const u64 edges[] = {
@@ -83,15 +71,6 @@ static u16 any_index(void) {
 
 /* --- What is right. */
 
-/* Seldom more at a time than the queue holds, which breaks it at once. */
-static void publish(struct queue* queue, u16 head) {
-    u16 waiting = (u16)(queue->available.index - *(volatile u16*)&queue->used.index);
-    if (waiting >= kQueueSize && next() >> 54)
-        return;
-    queue->available.ring[queue->available.index % kQueueSize] = head;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    *(volatile u16*)&queue->available.index = queue->available.index + 1;
-}
 static void describe(struct queue* queue, u16 at, u64 address, u32 length, u16 flags) {
     struct descriptor* descriptor = &queue->descriptors[at];
     descriptor->address = address;

@@ -1,7 +1,7 @@
 #pragma once
 
-/* What an attacking guest knows of virtio devices, the freestanding one and the Linux program:
-   devices/virtio/pci_layout.h, virtio 1.2. */
+/* What the attacking guests have in common, the freestanding one and the Linux program: what they
+   know of virtio devices (devices/virtio/pci_layout.h, virtio 1.2), chance, and how they offer. */
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -52,3 +52,25 @@ struct queue {
         u16 event;
     } used __attribute__((aligned(1024)));
 };
+
+static u64 random_state; /* the seed, not 0, to begin with */
+
+static u64 next(void) { /* xorshift64* */
+    random_state ^= random_state >> 12;
+    random_state ^= random_state << 25;
+    random_state ^= random_state >> 27;
+    return random_state * 0x2545F4914F6CDD1Dull;
+}
+static u64 below(u64 bound) {
+    return (next() >> 16) % bound;
+}
+
+/* Seldom more at a time than the queue holds, which breaks it at once. */
+static void publish(struct queue* queue, u16 head) {
+    u16 waiting = (u16)(queue->available.index - *(volatile u16*)&queue->used.index);
+    if (waiting >= kQueueSize && next() >> 54)
+        return;
+    queue->available.ring[queue->available.index % kQueueSize] = head;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    *(volatile u16*)&queue->available.index = queue->available.index + 1;
+}

@@ -37,17 +37,8 @@ static int target_count, kernel_log;
 static u8 *queue_page, *table_page, *data_page;
 static u64 queue_at, table_at, data_at, ram_end;
 static struct descriptor* last_table;
-static u64 random_state, resets;
+static u64 resets;
 
-static u64 next(void) { /* xorshift64* */
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return random_state * 0x2545F4914F6CDD1Dull;
-}
-static u64 below(u64 bound) {
-    return (next() >> 16) % bound;
-}
 static void fail(const char* what) {
     perror(what);
     exit(1);
@@ -140,14 +131,6 @@ static void wrong_descriptor(struct descriptor* descriptor) {
 }
 static struct queue* queue_of(u16 number) {
     return (struct queue*)queue_page + number;
-}
-static void publish(struct queue* queue, u16 head) {
-    u16 waiting = (u16)(queue->available.index - *(volatile u16*)&queue->used.index);
-    if (waiting >= kQueueSize && next() >> 54)
-        return;
-    queue->available.ring[queue->available.index % kQueueSize] = head;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    *(volatile u16*)&queue->available.index = queue->available.index + 1;
 }
 static void indirect_table(struct queue* queue) {
     u64 offset = below(kHalf / 4096) * 4096, entries = below(64);
