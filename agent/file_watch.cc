@@ -68,15 +68,15 @@ bool FileWatch::turn() {
         return false;  // the client's grant is the next occasion
     else if (scanning())
         went = scan();
-    else if (leaving_)
-        went = read_events(true);
+    else if (leaving_ && left_)
+        went = read_events();
     if (!went && !done())
         finish(went.error());
     if (done())
         return false;
     flush();
     update();
-    return !done() && (!unwanted_.empty() || lost_ || scanning() || leaving_);
+    return !done() && (!unwanted_.empty() || lost_ || scanning() || (leaving_ && left_));
 }
 
 Result<std::unique_ptr<Stream>> serve_watch(const Request& request) {

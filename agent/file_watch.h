@@ -5,6 +5,8 @@
 #include "agent/directory_stack.h"
 #include "agent/files.h"
 #include "agent/poller.h"
+#include "agent/server.h"
+#include "agent/timer.h"
 #include "agent/watch_tree.h"
 
 namespace spore {
@@ -64,8 +66,9 @@ class FileWatch : public GrantedStream {
 
     // ---- Events (file_watch_events.cc)
 
-    // `last`: what has left its place has come to no other.
-    Status read_events(bool last);
+    Status read_events();
+    void wait_for_other_half(const Leaving& from);
+    void on_other_half_late();
     void take_events(std::span<const char> bytes);
     void take_event(const inotify_event& event, std::span<const char> later);
     void take_root_event(const inotify_event& event);
@@ -96,6 +99,8 @@ class FileWatch : public GrantedStream {
     bool lost_ = false;      // events: all is begun anew before the client is told to look again
     bool gone_ = false;
     std::optional<Leaving> leaving_;
+    Timer other_half_{server_.timers(), [this] { on_other_half_late(); }};  // of leaving_'s move
+    bool left_ = false;  // it is late: leaving_ has come to no other place
     std::vector<uint32_t> joined_;  // cookies of arrivals that have been told already
     std::vector<Event> events_;     // for the next frame
 };

@@ -13,6 +13,9 @@ namespace {
 
 // An event takes 16 bytes or more: no more than one frame's.
 constexpr size_t kReadBytes = size_t{limits::kFrameItemsMax} * sizeof(inotify_event);
+// The kernel queues the second half of a move right behind the first: it is there unless that CPU
+// was taken away in between (inotify(7), "Dealing with rename() events").
+constexpr auto kOtherHalfLimit = std::chrono::milliseconds(50);
 static_assert(kReadBytes > sizeof(inotify_event) + 256, "one with the longest name");
 
 // Calls `visit` with each and what is behind it, until it returns false.
@@ -42,16 +45,29 @@ const inotify_event* find_arrival(std::span<const char> bytes, uint32_t cookie) 
 
 }  // namespace
 
-Status FileWatch::read_events(bool last) {
+Status FileWatch::read_events() {
     alignas(inotify_event) std::array<char, kReadBytes> bytes;
     const ssize_t count = ::read(queue_.fd(), bytes.data(), bytes.size());
     if (count < 0 && errno != EAGAIN && errno != EINTR)
         return fail_errno("read inotify events");
     if (count > 0)
         take_events({bytes.data(), static_cast<size_t>(count)});
-    else if (last && leaving_)
+    else if (leaving_ && left_)
         left(*std::exchange(leaving_, std::nullopt));
     return {};
+}
+
+void FileWatch::wait_for_other_half(const Leaving& from) {
+    leaving_ = from;
+    left_ = false;
+    other_half_.set(Timers::Clock::now() + kOtherHalfLimit);
+}
+
+void FileWatch::on_other_half_late() {
+    if (done() || !leaving_)
+        return;
+    left_ = true;
+    want_turn();
 }
 
 void FileWatch::take_events(std::span<const char> bytes) {
@@ -88,7 +104,7 @@ void FileWatch::take_event(const inotify_event& event, std::span<const char> lat
         if (const auto* to = find_arrival(later, event.cookie))
             moved(from, *to);
         else if (later.empty())
-            leaving_ = from;
+            wait_for_other_half(from);
         else
             left(from);
     } else if ((event.mask & (IN_CREATE | IN_MOVED_TO)) != 0) {

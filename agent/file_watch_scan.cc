@@ -35,7 +35,7 @@ Status FileWatch::begin() {
     queue_.open(server_.poller(), std::move(queue), [this](uint32_t) {
         if (scanning() || lost_ || !may_send())
             return update();
-        if (const Status read = read_events(false); !read)
+        if (const Status read = read_events(); !read)
             return finish(read.error());
         flush();
         update();

@@ -17,11 +17,13 @@ from rig import HOST_ADDRESS, MIB, RigClone, busy_rig
 from snapshot_tests import decode
 
 LIMIT_S = 600
-SNAPSHOTS, SNAPSHOTS_TRIED = 2, 12
+SNAPSHOTS = 2
+STOP = '/var/flight-stop'  # in the guest: the writers end their round, and no other begins
 THREADS, SLOTS, BLOCK = 4, 8, 1 << 18
 ROUNDS = 15
 
-# Writes, flushes, discards and reads back on the raw disk, from several threads, past any cache.
+# Writes, flushes, discards and reads back on the raw disk, from several threads, past any cache: one
+# round after another, all alike.
 CHURN = f'''
 import fcntl, hashlib, mmap, os, struct, sys, threading
 THREADS, SLOTS, BLOCK = {THREADS}, {SLOTS}, {BLOCK}
@@ -32,9 +34,13 @@ def expect(buffer, place, wanted, what):
     os.preadv(disk, [buffer], place)
     if buffer[:] != wanted:
         bad.append(what)
-def churn(thread, rounds):
+def churn(thread, count):
     buffer = mmap.mmap(-1, BLOCK)
-    for number in range(rounds):
+    churn_round(thread, count, buffer)
+    while not os.path.exists("{STOP}"):
+        churn_round(thread, count, buffer)
+def churn_round(thread, count, buffer):
+    for number in range(count):
         place = (thread * SLOTS + number % SLOTS) * BLOCK
         content = hashlib.sha256(b"%d %d" % (thread, number)).digest() * (BLOCK // 32)
         buffer[:] = content
@@ -93,9 +99,11 @@ def outstanding(host, saved):
 
 
 def snapshots_in_flight(host, machine, host_port):
-    """Snapshots that have requests in flight: of those that were tried, as most requests are over at once."""
+    """Snapshots that have requests in flight: of those that were tried, as most requests are over at once.
+    The writers go on until there are enough, however fast they are."""
     chance, saved, found = dice(), [], []
-    while len(saved) < SNAPSHOTS and len(found) < SNAPSHOTS_TRIED:
+    deadline = time.monotonic() + LIMIT_S
+    while len(saved) < SNAPSHOTS and time.monotonic() < deadline:
         time.sleep(chance.uniform(0, 1))
         directory = machine.snapshot(f'in-flight-{len(found)}', (host_port, 1024))
         found.append(outstanding(host, directory))
@@ -104,7 +112,7 @@ def snapshots_in_flight(host, machine, host_port):
         else:
             shutil.rmtree(directory)
     print(f'     requests in flight: {found}', flush=True)
-    check(saved, f'none of {len(found)} snapshots had a request in flight')
+    check(len(saved) == SNAPSHOTS, f'{len(saved)} of {len(found)} snapshots had requests in flight')
     return saved
 
 
@@ -116,21 +124,25 @@ def block(host):
     fio = ('fio --name=verify --directory=/root/flight --ioengine=libaio --direct=1 --rw=randrw '
            '--verify=crc32c --verify_fatal=1 --do_verify=1 --iodepth=16 --bsrange=4k-64k --numjobs=2 '
            '--size=4M --fsync=32 --group_reporting --output-format=json --output=/root/fio.json')
-    stream = known.start(f'{fio} & python3 /root/churn.py {ROUNDS} > /root/churn; churn=$?; wait $!; '
+    writes = f'while {fio}; do [ ! -e {STOP} ] || exit 0; done; exit 1'
+    stream = known.start(f'({writes}) & python3 /root/churn.py {ROUNDS} > /root/churn; churn=$?; wait $!; '
                          'echo fio $? churn $churn $(cat /root/churn)', limit_s=LIMIT_S)
     wait_until(lambda: other.run('test', '-e', '/var/churn-begun', check=False).status == 0, 'the writers')
     saved = snapshots_in_flight(host, machine, known.host_port)
+    other.run('touch', STOP)
     finish(known, stream, machine, 'the machine itself')
     for number, directory in enumerate(saved):
         with RigClone(machine, directory) as clone:
             wait_until(lambda: os.path.exists(clone.vm.vsock_path), 'the vsock socket')
             clone.vm.agent = Agent.attach(clone.vm.vsock_path, known.streams, 60)
+            clone.vm.new_agent().run('touch', STOP)
             finish(clone.vm.agent, stream, clone, f'clone {number}')
 
 
 def finish(agent, stream, machine, who):
     result = agent.collect(stream, LIMIT_S)
     check_equal((result.status, result.text.split('\n')[-2:]), (0, ['fio 0 churn 0 right', '']), who)
+    agent.run('rm', STOP)
     agent.run('blockdev', '--flushbufs', '/dev/vdb')
     with open(machine.scratch, 'rb') as file:
         check(file.read(THREADS * SLOTS * BLOCK) == churned(), f'{who}: the raw disk has other content')
