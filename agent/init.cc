@@ -177,6 +177,7 @@ Status start_machine() {
     keep_hostname_of_image();
     log_failure(raise_loopback());
     log_failure(raise_descriptor_limit());
+    log_failure(raise_priority());
     log_failure(write_setting("/proc/self/oom_score_adj", "-1000"));
     return {};
 }

@@ -16,6 +16,8 @@ namespace {
 
 // Notes that nobody asks for (of daemons, say) must not become more and more.
 constexpr size_t kNotesMax = 256;
+// Processes may write to the log as fast as it is read.
+constexpr int kRecordsAtOnce = 1024;
 
 // mm/oom_kill.c, __oom_kill_process.
 constexpr std::string_view kBegins[] = {"Out of memory", "Memory cgroup out of memory"};
@@ -36,7 +38,7 @@ void OomWatch::open(Poller& poller, UniqueFd log) {
 
 void OomWatch::read() {
     std::array<char, 1024> record;
-    while (log_) {
+    for (int records = 0; log_ && records < kRecordsAtOnce; ++records) {
         const ssize_t size = ::read(log_.fd(), record.data(), record.size());
         // EPIPE: some were overwritten before they were read; EINVAL: a long one, which is not
         // ours.

@@ -19,7 +19,8 @@ class OomWatch {
   public:
     // Takes the log (/dev/kmsg): a record for each read, which does not block.
     void open(Poller& poller, UniqueFd log);
-    // Reads what there is. To be called before a child is reaped: until then it can be looked up.
+    // Reads what there is, or the first of much. To be called before a child is reaped: until then
+    // it can be looked up.
     void read();
     // Whether it has lost one since the last call. `wait_status` is how it has ended.
     bool take(pid_t session, int wait_status);

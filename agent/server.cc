@@ -18,6 +18,9 @@ namespace spore {
 namespace {
 
 constexpr int kListenBacklog = 128;
+// In one turn of the loop: orphans may end as fast as they are reaped, and clients are to be
+// served.
+constexpr int kReapedAtOnce = 128;
 
 // What ends the agent: orders to stop, those of ctrl-alt-del, and busybox's halt and poweroff.
 constexpr int stop_signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGPWR};
@@ -129,12 +132,15 @@ void Server::on_signal() {
 
 void Server::reap() {
     oom_.read();
-    while (true) {
+    reap_more_ = true;
+    for (int reaped = 0; reaped < kReapedAtOnce; ++reaped) {
         int status = 0;
         rusage usage = {};
         const pid_t pid = ::wait4(-1, &status, WNOHANG, &usage);
-        if (pid <= 0)
+        if (pid <= 0) {
+            reap_more_ = false;
             break;
+        }
         const auto found = children_.find(pid);
         if (found == children_.end())
             continue;  // an orphan, or the command of a client that has gone
@@ -173,7 +179,9 @@ Status Server::request_power_off() {
 }
 
 Status Server::run_once() {
-    TRY(poller_.wait(turns_.empty() ? timers_.wait_ms() : 0));
+    TRY(poller_.wait(turns_.empty() && !reap_more_ ? timers_.wait_ms() : 0));
+    if (reap_more_)
+        reap();
     timers_.expire();
     take_turns();
     sweep();

@@ -81,6 +81,7 @@ class Server {
     Watch listener_;
     Watch signals_;
     bool stopping_ = false;
+    bool reap_more_ = false;  // there were more children to reap than are reaped at once
     // No descriptor was left for a new connection: wait for one to end.
     bool accept_paused_ = false;
     std::array<std::byte, limits::kFrameChunkBytes> scratch_;

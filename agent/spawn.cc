@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/sched.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -70,9 +71,26 @@ void reset_oom_score() {
 }
 
 std::optional<rlimit> descriptor_limit;  // of the commands; nothing: the agent's
+std::optional<int> command_nice;         // likewise
 
 bool reset_limits() {
     return !descriptor_limit || ::setrlimit(RLIMIT_NOFILE, &*descriptor_limit) == 0;
+}
+
+// The agent stands still until execve is through, so its child is not to wait behind a hundred
+// others before that; but what the program forks before reset_priority() must not inherit it.
+bool keep_priority_to_itself() {
+    const sched_param none = {};
+    return !command_nice || ::sched_setscheduler(0, SCHED_OTHER | SCHED_RESET_ON_FORK, &none) == 0;
+}
+
+// Of a child that has become its program, by the agent. In this order: while it has the priority,
+// nobody inherits it.
+bool reset_priority(pid_t pid) {
+    const sched_param none = {};
+    return !command_nice ||
+           (::setpriority(PRIO_PROCESS, static_cast<id_t>(pid), *command_nice) == 0 &&
+            ::sched_setscheduler(pid, SCHED_OTHER, &none) == 0);
 }
 
 // clone3(2) of a child that shares the agent's memory, on a stack of its own, while the agent waits
@@ -137,7 +155,7 @@ int run_child(void* argument) {
     const SpawnPlan& plan = *child.plan;
     using Step = SpawnFailure::Step;
     const auto stop = [&child](Step step) { child.failure = {step, errno}; };
-    if (::setsid() < 0 || !reset_signals() || !reset_limits())
+    if (::setsid() < 0 || !reset_signals() || !reset_limits() || !keep_priority_to_itself())
         stop(Step::session);
     else if (reset_oom_score(); !set_streams(plan))
         stop(Step::streams);
@@ -160,6 +178,16 @@ Status raise_descriptor_limit() {
     limit.rlim_cur = limit.rlim_max;
     if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
         return fail_errno("RLIMIT_NOFILE");
+    return {};
+}
+
+Status raise_priority() {
+    constexpr int kFirst = -20;
+    errno = 0;  // -1 is a priority too
+    const int before = ::getpriority(PRIO_PROCESS, 0);
+    if (errno != 0 || ::setpriority(PRIO_PROCESS, 0, kFirst) != 0)
+        return fail_errno("priority " + std::to_string(kFirst));
+    command_nice = before;
     return {};
 }
 
@@ -190,6 +218,12 @@ std::expected<pid_t, SpawnFailure> spawn(const SpawnPlan& plan) {
     if (child.failure.error != 0) {
         ::waitpid(pid, nullptr, 0);
         return std::unexpected(child.failure);
+    }
+    if (!reset_priority(pid)) {
+        const SpawnFailure failure = {SpawnFailure::Step::session, errno};
+        ::kill(pid, SIGKILL);
+        ::waitpid(pid, nullptr, 0);
+        return std::unexpected(failure);
     }
     return pid;
 }

@@ -42,6 +42,10 @@ struct SpawnFailure {
 // Lets the agent have as many descriptors as it may; what it starts keeps the limit of before.
 Status raise_descriptor_limit();
 
+// Has the agent run before all that it starts, which keeps the priority of before: it is to answer
+// beside processes that fork without end.
+Status raise_priority();
+
 // Starts it in a session and process group of its own, with every signal at its default and the OOM
 // score of an ordinary process. Returns its PID once execve has succeeded; nothing is left of it
 // otherwise. The agent stands still meanwhile (vfork).

@@ -13,6 +13,7 @@
 #include <random>
 
 #include "bench/firecracker.h"
+#include "bench/full_pool.h"
 #include "bench/qemu.h"
 #include "bench/samples.h"
 #include "hypervisor/base/clock.h"
@@ -70,24 +71,13 @@ struct Way {
     PoolSpec pool;
 };
 
-// Off every measured part: the pool is full again, and its keeper at rest.
-Status wait_for_pool(const Home& home, const Way& way) {
-    if (way.name == "cold")
-        return {};
-    for (auto limit = in_seconds(120); std::chrono::steady_clock::now() < limit;) {
-        for (const PoolInfo& pool : TRY(list_pools(home))) {
-            if (pool.spec.template_name == way.template_name && pool.ready == way.pool.ready &&
-                pool.parked == way.pool.parked)
-                return {};
-        }
-        ::usleep(20'000);
-    }
-    return fail(Code::timeout, "pool '" + way.template_name + "': does not fill");
+Status wait_for_clone(const Home& home, const Way& way) {
+    return way.name == "cold" ? Status() : wait_for_pool(home, way.pool);
 }
 
 // From the request to the end of the first command.
 Status measure_spore(const Home& home, const Way& way) {
-    TRY(wait_for_pool(home, way));
+    TRY(wait_for_clone(home, way));
     SandboxSpec spec;
     spec.template_name = way.template_name;
     uint64_t begun = monotonic_ns();
@@ -107,7 +97,7 @@ Status measure_spore(const Home& home, const Way& way) {
         samples().add(prefix + "_b4", b4);
         samples().add(prefix + "_b3_less_b2", b3 - b2);
         samples().add(prefix + "_b4_less_b3", b4 - b3);
-        TRY(wait_for_pool(home, way));
+        TRY(wait_for_clone(home, way));
         return measure_warm(sandbox.agent);
     };
     Status measured = measure();

@@ -3,6 +3,8 @@
 from outcome import figures
 
 STAGED = ('parked', 'ready', 'cold', 'ready_at_once', 'cold_at_once')
+# Those of the host's half alone, of the isolation suite.
+LIMITED = ('here/plain', 'here/limited', 'bed/plain', 'bed/limited')
 
 
 def number(value, unit=''):
@@ -35,7 +37,7 @@ def stage_rows(samples, path):
 def stages(samples):
     """Where the time of each path goes: the end of each stage from the end of the one before."""
     lines = ['stages, us: median / p99']
-    for path in STAGED:
+    for path in STAGED + LIMITED:
         rows = stage_rows(samples, path)
         if rows:
             lines.append(f'  {path}: ' + ', '.join(

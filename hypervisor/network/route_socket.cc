@@ -166,6 +166,55 @@ Status RouteSocket::remove(const std::string& name) {
     return exchange(message.header, "removing interface '" + name + "'");
 }
 
+namespace {
+
+Status keep_address(const nlmsghdr* part, std::vector<uint32_t>& found) {
+    auto keep = [](const nlattr* attribute, void* addresses) {
+        if (::mnl_attr_get_type(attribute) == IFA_LOCAL &&
+            ::mnl_attr_validate(attribute, MNL_TYPE_U32) >= 0)
+            static_cast<std::vector<uint32_t>*>(addresses)->push_back(
+                ntohl(::mnl_attr_get_u32(attribute)));
+        return MNL_CB_OK;
+    };
+    if (::mnl_attr_parse(part, sizeof(ifaddrmsg), keep, &found) < 0)
+        return fail_errno("the host's addresses");
+    return {};
+}
+
+}  // namespace
+
+Result<std::vector<uint32_t>> RouteSocket::addresses() {
+    Message<ifaddrmsg> message(RTM_GETADDR, 0);
+    message.header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.header->nlmsg_seq = ++sequence_;
+    message.payload->ifa_family = AF_INET;
+    if (::send(socket_.get(), message.header, message.header->nlmsg_len, 0) < 0)
+        return fail_errno("the host's addresses");
+    std::vector<uint32_t> found;
+    for (;;) {
+        alignas(nlmsghdr) char buffer[32768];  // the most that the kernel writes at once
+        ssize_t got = ::recv(socket_.get(), buffer, sizeof(buffer), 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return fail_errno("the host's addresses");
+        auto left = static_cast<int>(got);
+        for (auto* part = reinterpret_cast<nlmsghdr*>(buffer); ::mnl_nlmsg_ok(part, left);
+             part = ::mnl_nlmsg_next(part, &left)) {
+            // Changed while they were told, some may be missing: they are asked for again.
+            if ((part->nlmsg_flags & NLM_F_DUMP_INTR) != 0)
+                return fail(Code::unavailable, "the host's addresses: are being changed");
+            if (part->nlmsg_type == NLMSG_DONE)
+                return found;
+            if (part->nlmsg_type == NLMSG_ERROR)
+                return fail_errno("the host's addresses",
+                                  -static_cast<nlmsgerr*>(::mnl_nlmsg_get_payload(part))->error);
+            if (part->nlmsg_type == RTM_NEWADDR)
+                TRY(keep_address(part, found));
+        }
+    }
+}
+
 Result<uint32_t> ruleset_generation() {
     UniqueFd socket = TRY(open_netlink(NETLINK_NETFILTER));
     Message<nfgenmsg> message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0);

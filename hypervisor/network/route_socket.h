@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
@@ -28,6 +29,9 @@ class RouteSocket {
     Status add_default_route(uint32_t gateway);
     // Errors: not_found.
     Status remove(const std::string& name);
+    // Every IPv4 address of the namespace's interfaces. getifaddrs(3) would have all that there is
+    // to say of each interface written first, and there are two for each sandbox.
+    Result<std::vector<uint32_t>> addresses();
 
   private:
     explicit RouteSocket(UniqueFd socket) : socket_(std::move(socket)) {}

@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
-#include <ifaddrs.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
@@ -140,25 +139,24 @@ Status furnish_host(const std::string& link, uint32_t number) {
     return {};
 }
 
+// Interfaces come and go with sandboxes, and while one does the kernel's list is none to rely on.
+constexpr int kAddressTriesMax = 100;
+
 // Every address of the host's but those that no sandbox reaches anyway.
 Result<std::vector<uint32_t>> host_addresses() {
-    ifaddrs* list = nullptr;
-    if (::getifaddrs(&list) != 0)
-        return fail_errno("the host's addresses");
-    std::vector<uint32_t> addresses;
-    for (ifaddrs* each = list; each != nullptr; each = each->ifa_next) {
-        if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != AF_INET)
-            continue;
-        uint32_t address =
-            ntohl(reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr.s_addr);
-        if (std::ranges::none_of(never_ranges(),
-                                 [&](const Ipv4Range& range) { return range.contains({address}); }))
-            addresses.push_back(address);
-    }
-    ::freeifaddrs(list);
-    std::ranges::sort(addresses);
-    addresses.erase(std::ranges::unique(addresses).begin(), addresses.end());
-    return addresses;
+    auto found = TRY(RouteSocket::open()).addresses();
+    for (int tries = 1;
+         !found && found.error().code == Code::unavailable && tries < kAddressTriesMax; tries++)
+        found = TRY(RouteSocket::open()).addresses();
+    if (!found)
+        return found;
+    std::erase_if(*found, [](uint32_t address) {
+        return std::ranges::any_of(
+            never_ranges(), [&](const Ipv4Range& range) { return range.contains({address}); });
+    });
+    std::ranges::sort(*found);
+    found->erase(std::ranges::unique(*found).begin(), found->end());
+    return found;
 }
 
 Result<std::string> rules_of(NetworkPolicy policy, const NetworkBounds& bounds) {

@@ -73,6 +73,15 @@ Result<QuotaChange> change_all(const std::filesystem::path& directory, const Quo
     return change;
 }
 
+// What the disk has, if `after` asks for another size, to be held against that; 0: it stays.
+// Without a limit a disk has its template's size.
+uint64_t disk_to_change(const Quotas& before, const Quotas& after, uint64_t template_bytes) {
+    const auto size = [template_bytes](const Quotas& quotas) {
+        return quotas.disk_max == 0 ? template_bytes : quotas.disk_max;
+    };
+    return size(after) == size(before) ? 0 : size(before);
+}
+
 }  // namespace
 
 Result<UpdatedSandbox> update_sandbox(const Home& home, const std::string& id,
@@ -90,16 +99,12 @@ Result<UpdatedSandbox> update_sandbox(const Home& home, const std::string& id,
     const Quotas before = info.record.quotas;
     const Quotas after = TRY(with_words(before, words));
     GuestSize size;
-    uint64_t disk_bytes = 0;
     if (after.memory_max != before.memory_max || after.disk_max != before.disk_max) {
         auto source = TRY(load_template(home, info.record.template_name));
         size = {source.memory_bytes, source.disk_bytes};
-        disk_bytes = std::max(before.disk_max, source.disk_bytes);
-        if (after.disk_max == before.disk_max ||
-            (after.disk_max == 0 && disk_bytes == source.disk_bytes))
-            disk_bytes = 0;  // it stays
     }
-    TRY(check_quotas(after, {.guest_memory_bytes = size.memory_bytes, .disk_bytes = disk_bytes}));
+    TRY(check_quotas(after, {.guest_memory_bytes = size.memory_bytes,
+                             .disk_bytes = disk_to_change(before, after, size.disk_bytes)}));
     auto change = change_all(directory, before, after, size, deadline);
     if (change) {
         info.record.quotas = after;

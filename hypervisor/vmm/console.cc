@@ -2,14 +2,11 @@
 
 #include <fcntl.h>
 
+#include "hypervisor/base/console_limits.h"
+
 namespace spore {
 
 namespace {
-// What may wait for a terminal that does not scroll.
-constexpr size_t kWaitingBytesMax = 1 * limits::kMiB;
-// A guest that chatters for ever fills no disk, and takes little of the memory that sandboxes'
-// directories are in.
-constexpr uint64_t kLogBytesMax = 1 * limits::kMiB;
 constexpr std::byte kQuitKey{0x1d};  // Ctrl-]
 }  // namespace
 
@@ -33,7 +30,7 @@ Result<Console::Output> Console::open_output(const std::string& where) {
 Result<std::unique_ptr<Console>> Console::create(EventLoop& loop, Output output) {
     std::unique_ptr<Console> console(
         new Console(loop, output.kind == Kind::terminal,
-                    output.kind == Kind::file ? kLogBytesMax : ~uint64_t{0}));
+                    output.kind == Kind::file ? limits::kConsoleLogBytesMax : ~uint64_t{0}));
     if (output.fd)
         console->output_ = TRY(loop.add_file(std::move(output.fd)));
     return console;
@@ -70,7 +67,7 @@ Console::~Console() {
 
 void Console::write(std::span<const std::byte> bytes) {
     std::lock_guard lock(mutex_);
-    size_t room = output_ ? kWaitingBytesMax - waiting_.size() : 0;
+    size_t room = output_ ? limits::kConsoleWaitingBytesMax - waiting_.size() : 0;
     size_t taken = std::min(room, bytes.size());
     if (limit_ - total_ < taken)
         taken = static_cast<size_t>(limit_ - total_);

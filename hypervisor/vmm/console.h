@@ -23,7 +23,8 @@ class Console {
     enum class Kind { none, terminal, file };
     struct Output {
         Kind kind = Kind::none;
-        UniqueFd fd;  // of a file (at most kLogBytesMax are appended to it) or of standard output
+        // Of a file (at most kConsoleLogBytesMax are appended to it) or of standard output.
+        UniqueFd fd;
     };
 
     // `where`: "stdio", "none" or "file:PATH". Errors: the file's.

@@ -314,6 +314,8 @@ def out_of_memory(host):
         done = host.json('exec', name, '--', 'sh', '-c', 'kill -9 $$', status=137)
         check_equal(done['oom_killed'], False, 'oom_killed of one killed by itself')
         check_equal(host.exec(name, 'cat /proc/1/oom_score_adj'), '-1000', "the agent's OOM score")
+        # It comes first in other ways too, and nobody else does.
+        check_equal(host.exec(name, 'cut -d" " -f19 /proc/1/stat; nice'), '-20\n0', 'priorities of agent and command')
 
 
 # Sets the instruction pointer of PID 1 to where nothing is: no signal could end it.

@@ -18,11 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../guest/device.h"
 
-enum { kHuge = 2 << 20, kHalf = 1 << 20, kDevicesMax = 8, kPatience = 100000 };
+enum { kHuge = 2 << 20, kHalf = 1 << 20, kDevicesMax = 8, kPatienceSeconds = 60 };
 
 struct target {
     u16 kind, queues, care;
@@ -270,8 +271,8 @@ static int begin(struct target* target) {
     configure(target, 4, 2, 6); /* memory, bus master */
     configure(target, target->msix + 2, 2, 0x8000);
     put(target, kStatus, 1, 0);
-    for (u32 tries = 0; get(target, kStatus, 1) != 0; tries++) {
-        if (tries == kPatience)
+    for (time_t begun = time(NULL); get(target, kStatus, 1) != 0;) {
+        if (time(NULL) - begun > kPatienceSeconds)
             return 0;
     }
     put(target, kStatus, 1, 1 | 2);

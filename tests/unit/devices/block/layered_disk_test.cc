@@ -1,9 +1,11 @@
 #include "devices/block/layered_disk.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <iostream>
@@ -129,6 +131,32 @@ TEST_F(LayeredDiskTest, GrowsWithRequestsInFlightAndHasZerosThere) {
             << refused.error().message;
     }
     EXPECT_EQ(disk->capacity(), kLarger);
+}
+
+// As on a host whose file system has no such file: the disk is what it was, and goes on.
+TEST_F(LayeredDiskTest, IsAsItWasWhenItsHostLetsItNotGrow) {
+    Bytes model = pattern(3 * kCluster, 8);
+    make_file("base", model);
+    auto disk = clone(4 * kCluster, "base", {}, "top");
+    model.resize(4 * kCluster);
+    rlimit before = {};
+    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+    const auto signal_before = ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit small = {8 * kCluster, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+    auto grown = disk->grow(300 * limits::kMiB);
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    ::signal(SIGXFSZ, signal_before);
+    ASSERT_FALSE(grown.has_value());
+    EXPECT_NE(grown.error().message.find(std::to_string(300 * limits::kMiB)), std::string::npos)
+        << grown.error().message;
+    EXPECT_EQ(disk->capacity(), 4 * kCluster);
+    EXPECT_EQ(std::filesystem::file_size(path("top")), 4 * kCluster);
+    const Bytes bytes = pattern(kCluster, 9);
+    ASSERT_EQ(write(*disk, kCluster, bytes), 0);
+    put(model, kCluster, bytes);
+    EXPECT_EQ(content(*disk, 0, model.size()), model);
+    EXPECT_TRUE(disk->grow(8 * kCluster)) << "once it lets it";
 }
 
 TEST_F(LayeredDiskTest, DiscardedRangesReadAsZerosNotAsTheBase) {
