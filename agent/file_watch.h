@@ -100,7 +100,7 @@ class FileWatch : public GrantedStream {
     bool gone_ = false;
     std::optional<Leaving> leaving_;
     Timer other_half_{server_.timers(), [this] { on_other_half_late(); }};  // of leaving_'s move
-    bool left_ = false;  // it is late: leaving_ has come to no other place
+    bool left_ = false;             // it is late: leaving_ has come to no other place
     std::vector<uint32_t> joined_;  // cookies of arrivals that have been told already
     std::vector<Event> events_;     // for the next frame
 };

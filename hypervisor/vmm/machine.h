@@ -28,7 +28,8 @@
 
 namespace spore {
 
-// How far a clone is taken before somebody asks for it.
+// How far a clone is taken before somebody asks for it: not at all, up to its first instruction, or
+// up to the first step that needs the snapshot's state of it.
 enum class CloneStart { run, built, prepared };
 
 // Made, driven and destroyed on the loop thread; the vCPU threads come in through ExitHandler only,
@@ -122,7 +123,8 @@ class Machine final : public ControlTarget,
     bool begin_clone(VcpuThread& first);
     bool wait_for_go();
     void give_go();
-    spore::Status build_clone();
+    spore::Status make_empty_vm();
+    spore::Status load_vm();
     spore::Status rewind_time();
     spore::Status populate_working_set(bool ahead);
     spore::Status map_working_set();

@@ -1,6 +1,6 @@
 // Machine: made again from a snapshot. THE RESTORE PATH, in three steps that may lie far apart:
 // load_snapshot() (snapshot_files.cc) once for all clones, prepare_clone() without KVM, so that a
-// worker can wait in it for its request, and start_clone() (machine_start.cc), whose build_clone()
+// worker can wait in it for its request, and start_clone() (machine_start.cc), whose load_vm()
 // is what a clone costs.
 
 #include <fcntl.h>

@@ -23,18 +23,23 @@ void Machine::start_clone(CloneStart start, Done done) {
         return;
     }
     begun_ = start == CloneStart::run;
-    if (start == CloneStart::prepared)
-        done({});  // nothing more is to be done before its go
-    else
-        on_started_ = std::move(done);
+    on_started_ = std::move(done);
     make_threads();
 }
 
 // Whether the vCPU is to run. Errors end the machine, or are for whoever waits for it to be built.
 bool Machine::begin_clone(VcpuThread& first) {
-    if (start_ == CloneStart::prepared && !wait_for_go())
-        return false;
-    auto built = build_clone();
+    auto built = make_empty_vm();
+    if (built && start_ == CloneStart::prepared) {
+        loop_.post([this] {
+            if (on_started_)
+                std::exchange(on_started_, nullptr)({});
+        });
+        if (!wait_for_go())
+            return false;
+    }
+    if (built)
+        built = load_vm();
     if (built)
         first.attach(vcpus_[0]);  // from here on it can be stopped
     // Not of one that was merely started paused: KVM writes steal time and the like into a guest
@@ -119,11 +124,11 @@ void Machine::began() {
     }
 }
 
-// On the first vCPU's thread: what KVM has of the machine. Memory slots before doorbells, which
-// prepare_clone() has left to be registered here: the other order costs 7 ms (shared/facts.md). The
-// clock before the vCPUs, whose kvmclock MSRs point at it. Every vCPU exists before the first is
-// loaded: interrupts between them need somewhere to go.
-spore::Status Machine::build_clone() {
+// On the first vCPU's thread: a VM with nothing of the snapshot's in it but where its memory will
+// be. What it costs is the host's affair alone, so a clone that waits for its request has it
+// already. Every vCPU exists before the first is loaded: interrupts between them need somewhere to
+// go.
+spore::Status Machine::make_empty_vm() {
     vm_ = TRY(Vm::create(*kvm_));
     stages_->mark("create_vm");
     TRY(vm_->set_memory(memory_));
@@ -131,6 +136,13 @@ spore::Status Machine::build_clone() {
     for (uint32_t index = 0; index < config_.cpus; index++)
         vcpus_.push_back(TRY(Vcpu::create(*kvm_, *vm_, index)));
     stages_->mark("create_vcpus");
+    return {};
+}
+
+// The snapshot's state, into it. The clock before the vCPUs, whose kvmclock MSRs point at it.
+// Memory slots were before the doorbells, which prepare_clone() has left to be registered here: the
+// other order costs 7 ms (shared/facts.md).
+spore::Status Machine::load_vm() {
     TRY(vm_->set_clock(saved_cpus_->clock));
     TRY(load_vcpus(vcpus_, saved_cpus_->vcpus));
     standing_time_.clock = saved_cpus_->clock;

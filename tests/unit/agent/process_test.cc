@@ -400,7 +400,8 @@ class GroupedProcesses : public testing::Test {
         }
         return found;
     }
-    // Whether nobody is left in a group: those who have no file to be known by come to their end, too.
+    // Whether nobody is left in a group: those who have no file to be known by come to their end,
+    // too.
     static bool empties(const std::string& directory) {
         const auto deadline = soon();
         while (std::chrono::steady_clock::now() < deadline) {
