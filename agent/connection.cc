@@ -198,7 +198,7 @@ void Connection::flush() {
         backlog_ = {};
         backlog_sent_ = 0;
     }
-    if (was_congested && !congested())
+    if (!full() || (was_congested && !congested()))
         resume();
 }
 

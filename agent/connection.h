@@ -28,6 +28,9 @@ class Connection {
     bool dead() const { return dead_; }
     // So much waits for the client to read that nothing may be added but answers.
     bool congested() const { return backlog_.size() - backlog_sent_ > limits::kAgentBacklogBytes; }
+    // The socket takes nothing more just now: what is sent would be copied to be kept. Data that
+    // can be had at any time waits until it does.
+    bool full() const { return !backlog_.empty(); }
 
     // Sends a frame whose parts have been made in buffer(); what the socket does not take now is
     // kept. Without effect on a dead connection. Returns the frame's length field.

@@ -30,7 +30,7 @@ void Stream::take_turn() {
     turn_ = Turn::no;
     if (done_ || connection_.dead())
         return;
-    if (connection_.congested())
+    if (connection_.full())
         turn_ = Turn::held;
     else if (turn())
         want_turn();

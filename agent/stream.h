@@ -65,8 +65,8 @@ class Stream {
     }
 
     // Work that no descriptor announces (plain files, directories) is done in turns, one after
-    // another with every other stream's and never on a congested connection. A turn is short: about
-    // kFrameChunkBytes of data or kFrameItemsMax entries. Returns whether it wants another.
+    // another with every other stream's and never on a connection that is full. A turn is short:
+    // about kFrameChunkBytes of data or kFrameItemsMax entries. Returns whether it wants another.
     virtual bool turn() { return false; }
     // Asks for a turn. Without effect if one is due already.
     void want_turn();

@@ -178,6 +178,8 @@ class AgentBench {
             TRY(measure_bare(bare, bytes));
             TRY(measure_file(bytes, "/dev/shm/spore-bench", "agent_memory"));
             TRY(measure_file(bytes, "/root/spore-bench", "agent_disk"));
+            TRY(measure_guest_file(bytes, "/dev/shm/spore-bench", "agent_guest_memory"));
+            TRY(measure_guest_file(bytes, "/root/spore-bench", "agent_guest_disk"));
             std::fprintf(stderr, "progress %d %d\n", round + 1, kStreamRounds);
         }
         return {};
@@ -274,6 +276,20 @@ class AgentBench {
         if (received != bytes)
             return fail(Code::internal, path + ": " + std::to_string(received) + " bytes read");
         return files_.remove(path, false, in_seconds(60));
+    }
+
+    // What the guest's kernel alone takes for such a file, from and to one program's memory.
+    Status measure_guest_file(uint64_t bytes, const std::string& path, const std::string& name) {
+        const std::string times = TRY(output_of({kProbe, "file", path, std::to_string(bytes)}));
+        char* rest = nullptr;
+        for (const char* way : {"_write_mibs", "_read_mibs"}) {
+            const double ns = std::strtod(rest == nullptr ? times.c_str() : rest, &rest);
+            if (ns <= 0)
+                return fail(Code::internal, "probe: says '" + times + "'");
+            samples().add(name + way, static_cast<double>(bytes) /
+                                          static_cast<double>(limits::kMiB) / (ns / 1e9));
+        }
+        return {};
     }
 
     // Of PID 1, which the agent is.

@@ -3,8 +3,11 @@
 //
 //   probe loop COUNT            COUNT times /bin/true, ns of each on a line
 //   probe serve PORT            vsock: one order at a time on each connection, see serve()
+//   probe file PATH COUNT       so many bytes written to a new file, then read, in pieces as the agent's;
+//                               "<ns of writing> <ns of reading>\n"; the file goes
 //   probe echo                  for each line on stdin "<ns before write>\n" on stdout
 
+#include <fcntl.h>
 #include <linux/vm_sockets.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -105,11 +108,38 @@ static int echo(void) {
     return 0;
 }
 
+static int file(const char *path, uint64_t count) {
+    enum { kPiece = 60 * 1024 };
+    uint64_t begun = now_ns(), left;
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    memset(piece, 'p', sizeof(piece));
+    for (left = count; fd >= 0 && left > 0;) {
+        ssize_t moved = write(fd, piece, left < kPiece ? left : kPiece);
+        if (moved <= 0)
+            return 1;
+        left -= (uint64_t)moved;
+    }
+    uint64_t written = now_ns();
+    if (fd < 0 || lseek(fd, 0, SEEK_SET) != 0)
+        return 1;
+    for (left = count; left > 0;) {
+        ssize_t moved = read(fd, piece, kPiece);
+        if (moved <= 0)
+            return 1;
+        left -= (uint64_t)moved;
+    }
+    uint64_t read_all = now_ns();
+    printf("%llu %llu\n", (unsigned long long)(written - begun), (unsigned long long)(read_all - written));
+    return unlink(path);
+}
+
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "loop") == 0)
         return loop(atoi(argv[2]));
     if (argc == 3 && strcmp(argv[1], "serve") == 0)
         return serve_port((unsigned)atoi(argv[2]));
+    if (argc == 4 && strcmp(argv[1], "file") == 0)
+        return file(argv[2], strtoull(argv[3], NULL, 10));
     if (argc == 2 && strcmp(argv[1], "echo") == 0)
         return echo();
     return 64;

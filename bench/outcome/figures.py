@@ -16,7 +16,7 @@ class Figure:
     spore: tuple
     against: tuple  # or None: the target is of Spore's figure itself, in `unit`
     column: str  # where `against` is shown: floor, firecracker, qemu, or spore for another of ours
-    bound: float
+    bound: float  # or None: no target, to be read beside the others
     words: str  # the target for people
     at_least: bool = False
     unit: str = 'us'
@@ -85,6 +85,10 @@ FIGURES = (
              '>= 0.6 x floor', at_least=True, unit='MiB/s', suite='agent')
       for place, words in (('memory', 'tmpfs'), ('disk', 'its disk'))
       for way, bare in (('write', 'in'), ('read', 'out'))),
+    *(Figure(f'agent_{place}_{way}_loop', BED, f'file {way} ({words}) by a C loop in the guest',
+             (f'agent_{place}_{way}_mibs', P50), (f'agent_guest_{place}_{way}_mibs', P50), 'floor', None,
+             '-', unit='MiB/s', suite='agent')
+      for place, words in (('memory', 'tmpfs'), ('disk', 'its disk')) for way in ('write', 'read')),
     Figure('agent_rss', BED, 'resident memory of the agent', ('agent_rss_kib', P50), None, 'spore', 4096,
            '<= 4096 KiB', unit='KiB', suite='agent'),
     Figure('agent_binary', BED, 'size of the agent\'s binary', ('agent_binary_kib', P50), None, 'spore',
@@ -150,6 +154,8 @@ def judge(figure, samples, skipped, at_once):
     if result['why_not_measured']:
         return result
     result['ratio'] = result['spore'] / other if figure.against else None
+    if figure.bound is None:
+        return result
     measure = result['ratio'] if figure.against else result['spore']
     result['holds'] = measure >= figure.bound if figure.at_least else measure <= figure.bound
     return result

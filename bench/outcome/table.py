@@ -22,7 +22,8 @@ def number(value, unit=''):
 def row(result):
     unit = result['unit']
     peers = ', '.join(f'{name} {number(value, unit)}' for name, value in result['peers'].items())
-    holds = {True: 'yes', False: 'NO', None: 'not measured'}[result['holds']]
+    without = '-' if result['bound'] is None and not result['why_not_measured'] else 'not measured'
+    holds = {True: 'yes', False: 'NO', None: without}[result['holds']]
     return (result['title'], number(result['spore'], unit), number(result['floor'], unit),
             peers or '-', number(result['ratio']), result['target'], holds)
 

@@ -12,8 +12,10 @@ namespace spore {
 
 namespace {
 
-// Requests and data that wait for the socket: above it senders wait too.
+// Requests that wait for the socket: above it senders wait too. Data waits until nothing does: what
+// is kept for the socket is copied, and more than once where it is much.
 constexpr size_t kUnsentBytesMax = 1 * limits::kMiB;
+constexpr size_t kDataFrameBytes = 16 * limits::kKiB;
 constexpr uint16_t kCancelProtocol = 3;  // schema/agent.fbs
 
 Error cancelled() {
@@ -79,8 +81,9 @@ Status AgentStream::send_frame(wire::Body type, flatbuffers::Offset<void> body) 
                                                     ", and this sandbox's agent speaks " +
                                                     std::to_string(hub_->info.protocol));
         }
-        TRY(hub_->wait(lock, *slot_, deadline_, {}, [this] {
-            return hub_->broken || slot_->cancelled || hub_->unsent() < kUnsentBytesMax;
+        const size_t unsent_max = frame.size() < kDataFrameBytes ? kUnsentBytesMax : 1;
+        TRY(hub_->wait(lock, *slot_, deadline_, {}, [this, unsent_max] {
+            return hub_->broken || slot_->cancelled || hub_->unsent() < unsent_max;
         }));
         TRY(hub_->add(*slot_, frame));
         if (slot_->request == wire::Body::NONE)
