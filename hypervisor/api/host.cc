@@ -102,12 +102,7 @@ Result<Sandbox> Host::create_sandbox(const Sandbox::Spec& spec, const Call& call
         wanted.limit = spec.limit;
         wanted.deadline = call.deadline;
         wanted.stop = call.stop;
-        auto created = TRY(spore::create_sandbox(impl_->home, wanted));
-        auto impl = std::make_shared<Sandbox::Impl>(impl_->home, std::move(created.info));
-        // The connection that confirmed is good for all that follows; without it, another is made.
-        if (auto agent = AgentConnection::over(std::move(created.agent)))
-            impl->adopt(std::move(*agent));
-        return Sandbox(std::move(impl));
+        return sandbox_of(impl_->home, TRY(spore::create_sandbox(impl_->home, wanted)));
     });
 }
 

@@ -70,6 +70,8 @@ Captured captured_of(Exit&& exit, const ExecCapture& kept);
 Result<UniqueFd> file_of(std::string_view bytes);
 
 Template make_template(const Home& home, TemplateInfo info);
+// In sandbox.cc. The connection that confirmed it is good for all that follows.
+Sandbox sandbox_of(const Home& home, CreatedSandbox&& created);
 
 }  // namespace v1
 }  // namespace spore

@@ -61,8 +61,16 @@ Result<std::filesystem::path> Sandbox::Impl::running() const {
         return fail(Code::not_found, "sandbox '" + record.id + "': was destroyed");
     if (!info.alive)
         return fail(Code::unavailable,
-                    "sandbox '" + record.id + "': its VM has ended; only destroy is left");
+                    "sandbox '" + record.id + "': its VM has ended; restart or destroy it");
     return run_directory(home, record.id);
+}
+
+Sandbox sandbox_of(const Home& home, CreatedSandbox&& created) {
+    auto impl = std::make_shared<Sandbox::Impl>(home, std::move(created.info));
+    // Without it another is made.
+    if (auto agent = AgentConnection::over(std::move(created.agent)))
+        impl->adopt(std::move(*agent));
+    return Sandbox(std::move(impl));
 }
 
 const std::string& Sandbox::id() const {
@@ -92,6 +100,19 @@ Result<bool> Sandbox::alive() const {
         if (!running && running.error().code != Code::unavailable)
             return std::unexpected(running.error());
         return running.has_value();
+    });
+}
+
+Result<Sandbox> Sandbox::restart(bool running_too, const Call& call) const {
+    return guarded([&]() -> Result<Sandbox> {
+        const auto running = impl_->running();
+        if (!running && running.error().code != Code::unavailable)
+            return std::unexpected(running.error());
+        RestartSpec wanted;
+        wanted.running_too = running_too;
+        wanted.deadline = call.deadline;
+        wanted.stop = call.stop;
+        return sandbox_of(impl_->home, TRY(restart_sandbox(impl_->home, id(), wanted)));
     });
 }
 

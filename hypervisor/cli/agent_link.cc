@@ -50,7 +50,7 @@ Result<std::shared_ptr<AgentConnection>> link_agent(const std::string& sandbox) 
     const auto home = TRY(Home::open());
     if (!TRY(find_sandbox(home, sandbox)).alive) {
         return fail(Code::unavailable,
-                    "sandbox '" + sandbox + "': its VM has ended; only destroy is left");
+                    "sandbox '" + sandbox + "': its VM has ended; restart or destroy it");
     }
     return AgentConnection::over(
         TRY(connect_agent(run_directory(home, sandbox), answer_deadline())));

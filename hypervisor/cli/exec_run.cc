@@ -100,7 +100,7 @@ Status run_to_its_end(Context& context, ExecRun& run) {
     auto sandbox = TRY(find_sandbox(home, run.id));
     if (!sandbox.alive)
         return fail(Code::unavailable,
-                    "sandbox '" + run.id + "': its VM has ended; only destroy is left");
+                    "sandbox '" + run.id + "': its VM has ended; restart or destroy it");
     auto begun = Clock::now();
     auto agent = TRY(connect_agent(run_directory(home, run.id), begun + std::chrono::seconds(20)));
     ExecCapture capture;  // with --json; what is above its bound is counted, not kept

@@ -31,7 +31,7 @@ Result<std::filesystem::path> running(const std::string& id) {
     auto home = TRY(Home::open());
     if (!TRY(find_sandbox(home, id)).alive)
         return fail(Code::unavailable,
-                    "sandbox '" + id + "': its VM has ended; only destroy is left");
+                    "sandbox '" + id + "': its VM has ended; restart or destroy it");
     return run_directory(home, id);
 }
 

@@ -1,4 +1,4 @@
-// spore create, list, destroy
+// spore create, list, restart, destroy
 
 #include "hypervisor/sandbox/sandbox.h"
 
@@ -88,6 +88,14 @@ nlohmann::json user_of(int pid) {
     return nullptr;
 }
 
+// The sandbox is there, whether its VMM tells of its times or not.
+void print_created(const Home& home, CreatedSandbox& created) {
+    if (auto learnt = learn_times(home, created); !learnt)
+        std::fprintf(stderr, "spore: times of '%s': %s\n", created.info.record.id.c_str(),
+                     learnt.error().message.c_str());
+    print_json(to_json(created));
+}
+
 struct CreateOptions {
     SandboxSpec spec;
     QuotaWords quotas;
@@ -117,11 +125,32 @@ Status create(Context& context, CreateOptions& options) {
         warn_unenforced(created.info.record.id, created.unenforced);
         return {};
     }
-    // The sandbox is there, whether its VMM tells of its times or not.
-    if (auto learnt = learn_times(home, created); !learnt)
-        std::fprintf(stderr, "spore: times of '%s': %s\n", created.info.record.id.c_str(),
-                     learnt.error().message.c_str());
-    print_json(to_json(created));
+    print_created(home, created);
+    return {};
+}
+
+struct RestartOptions {
+    std::string id;
+    RestartSpec spec;
+    std::string limit = "60s";
+};
+
+Status restart(Context& context, RestartOptions& options) {
+    options.spec.limit = TRY(parse_duration("timeout", options.limit));
+    std::optional<ProgressLine> line;
+    options.spec.progress = [&](const std::string& text) {
+        if (!line)
+            line.emplace(context.globals);
+        line->show(text);
+    };
+    auto home = TRY(Home::open());
+    auto made = restart_sandbox(home, options.id, options.spec);
+    line.reset();
+    auto created = TRY(std::move(made));
+    if (context.globals.json)
+        print_created(home, created);
+    else
+        warn_unenforced(options.id, created.unenforced);
     return {};
 }
 
@@ -194,6 +223,19 @@ void add_sandbox(CLI::App& app, Context& context) {
 
     CLI::App* list = app.add_subcommand("list", "all sandboxes");
     on_chosen(list, context, [&context] { return list_all(context); });
+
+    auto again = std::make_shared<RestartOptions>();
+    CLI::App* restart_command = app.add_subcommand(
+        "restart",
+        "give a sandbox whose VM has ended a new one: a fresh clone of its template under the "
+        "same\n"
+        "name, with its environment (as at create), labels, owner, limits and network. Its files\n"
+        "and all that ran in it are gone. If it fails the sandbox stays as it was.");
+    restart_command->add_option("id", again->id, "its name")->required();
+    restart_command->add_flag("--force", again->spec.running_too,
+                              "one that runs too; it is ended when the new one is there");
+    restart_command->add_option("--timeout", again->limit, "give up after this long (60s)");
+    on_chosen(restart_command, context, [&context, again] { return restart(context, *again); });
 
     auto ids = std::make_shared<std::vector<std::string>>();
     CLI::App* destroy_command =

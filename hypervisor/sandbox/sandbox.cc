@@ -36,6 +36,10 @@ stdfs::path run_directory(const Home& home, const std::string& id) {
     return home.sandboxes() / id;
 }
 
+Result<stdfs::path> new_directory_name(const Home& home, const std::string& id) {
+    return passing_directory(home, kNew, id);
+}
+
 Result<std::pair<stdfs::path, DirectoryLock>> make_new_directory(const Home& home,
                                                                  const std::string& id) {
     // Before it is locked, somebody may take it for what is left of a dead process's and clear it.

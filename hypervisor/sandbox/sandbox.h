@@ -67,6 +67,20 @@ struct CreatedSandbox {
 // agent confirmed new entropy. On any error nothing is left of it. Errors: not_found (template),
 // already_exists (ID), invalid_argument, timeout, resource_exhausted, corrupt, version_mismatch.
 Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& spec);
+struct RestartSpec {
+    bool running_too = false;  // ends one that runs
+    std::chrono::milliseconds limit{60'000};
+    std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+    std::stop_token stop = {};
+    Progress progress = [](const std::string&) {};  // as SandboxSpec's
+};
+// Gives a sandbox whose VM has ended a new one under the same ID: a fresh clone of its template,
+// with its environment, labels, owner, limits and network as its record has them. Its files, and
+// what ran in it, are gone. The old one is there until the new one has its place, which is one
+// step: on any error, and whoever dies, the sandbox is as it was. Errors: not_found, unavailable
+// (it runs, or somebody else works on it), create_sandbox's.
+Result<CreatedSandbox> restart_sandbox(const Home& home, const std::string& id,
+                                       const RestartSpec& wanted);
 // Asks the VMM for B1, B2 and its stages, which it alone knows. Not a part of creating, since it is
 // a round trip that nobody but who measures needs. Errors: timeout, unavailable.
 Status learn_times(const Home& home, CreatedSandbox& created);

@@ -62,14 +62,16 @@ int64_t us_between(uint64_t begun_ns, uint64_t ns) {
 // One create_sandbox() under way. What it has made goes with it, unless it was finished.
 class Creation {
   public:
-    // `size`: where the quotas have to know it.
+    // `size`: where the quotas have to know it. `replaced`: whose place the new one is to take, in
+    // one step at the end; its directory is locked by the caller.
     Creation(const Home& home, const SandboxSpec& spec, const NetworkPolicy& policy,
-             const GuestSize& size, Clock::time_point deadline)
+             const GuestSize& size, Clock::time_point deadline, const SandboxRecord* replaced)
         : home_(home),
           spec_(spec),
           policy_(policy),
           size_(size),
           deadline_(deadline),
+          replaced_(replaced),
           begun_ns_(monotonic_ns()) {
         if (spec.stage_times)
             stages_.start();
@@ -120,7 +122,8 @@ class Creation {
 
     // Of the pool: a clone that waits is ours by a rename, and told to run before anything else.
     Status take_waiting() {
-        stdfs::path target = run_directory(home_, spec_.id);
+        stdfs::path target = replaced_ != nullptr ? TRY(new_directory_name(home_, spec_.id))
+                                                  : run_directory(home_, spec_.id);
         for (;;) {
             auto taken = TRY(take_clone(home_, spec_.template_name, target));
             if (!taken)
@@ -149,7 +152,8 @@ class Creation {
         auto made = TRY(make_new_directory(home_, spec_.id));
         directory_ = made.first;
         lock_ = std::move(made.second);
-        TRY(take_name());
+        if (replaced_ == nullptr)
+            TRY(take_name());
         auto arguments = restore_arguments(source, TRY(name_disk(home_, directory_)).string());
         for (const char* word :
              {"--vsock", kVsockName, "--control", kControlName, "--serial", "file:console.log"})
@@ -197,6 +201,17 @@ class Creation {
         return {};
     }
 
+    // The new one's directory and the old one's change names: whoever looks finds either, whole.
+    Status take_place() {
+        stdfs::path target = run_directory(home_, spec_.id);
+        if (::renameat2(AT_FDCWD, directory_.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) !=
+            0)
+            return fail_errno("taking the place of '" + spec_.id + "'");
+        // What cannot be removed now has a name by which the next command does it.
+        (void)end_and_remove(std::exchange(directory_, target));
+        return {};
+    }
+
     // One message to the agent, one answer: B3. It is on its way while the VM is still being made.
     Result<AgentClient> confirm() {
         stdfs::path socket = directory_ / kVsockName;
@@ -236,7 +251,7 @@ class Creation {
         SandboxRecord& record = info.record;
         record.id = spec_.id;
         record.template_name = spec_.template_name;
-        record.created_unix_ms = unix_ms_now();
+        record.created_unix_ms = replaced_ != nullptr ? replaced_->created_unix_ms : unix_ms_now();
         record.labels = spec_.labels;
         record.environment = spec_.environment;
         record.owner = spec_.owner;
@@ -247,6 +262,8 @@ class Creation {
         TRY(stop_.release());
         TRY(save_record(directory_, record));
         stages_.mark("record");
+        if (replaced_ != nullptr)
+            TRY(take_place());
         finished_ = true;
         lock_.reset();
         info.alive = true;
@@ -265,6 +282,7 @@ class Creation {
     const NetworkPolicy& policy_;
     GuestSize size_;
     Clock::time_point deadline_;
+    const SandboxRecord* replaced_;
     uint64_t begun_ns_;
     StageTimer stages_;
     stdfs::path directory_;
@@ -320,6 +338,41 @@ Result<GuestSize> check_quotas_for(const Home& home, const SandboxSpec& spec) {
     return size;
 }
 
+Result<CreatedSandbox> make_sandbox(const Home& home, const SandboxSpec& spec,
+                                    Clock::time_point deadline, const SandboxRecord* replaced) {
+    auto policy = TRY(complete_policy(spec.network));
+    TRY(check_template_owner(home, spec.template_name, spec.owner));
+    auto size = TRY(check_quotas_for(home, spec));
+    auto create = [&] { return Creation(home, spec, policy, size, deadline, replaced).run(); };
+    auto made = create();
+    if (!made && made.error().code == Code::already_exists && replaced == nullptr) {
+        // Or it is what is left of one whose creator died.
+        TRY(clear_if_abandoned(run_directory(home, spec.id)));
+        if (!stdfs::exists(run_directory(home, spec.id)))
+            made = create();
+    }
+    // What a wait said whose VM was ended is no news.
+    if (!made && spec.stop.stop_requested())
+        made = fail(Code::unavailable, "the call was cancelled");
+    return made;
+}
+
+SandboxSpec spec_of(const SandboxRecord& record, const RestartSpec& wanted) {
+    SandboxSpec spec;
+    spec.id = record.id;
+    spec.template_name = record.template_name;
+    spec.environment = record.environment;
+    spec.labels = record.labels;
+    spec.owner = record.owner;
+    spec.network = record.network.value_or(NetworkWords());
+    spec.quotas = record.quotas;
+    spec.limit = wanted.limit;
+    spec.deadline = wanted.deadline;
+    spec.stop = wanted.stop;
+    spec.progress = wanted.progress;
+    return spec;
+}
+
 }  // namespace
 
 Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& requested) {
@@ -329,22 +382,29 @@ Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& reque
         spec.id = TRY(random_name());
     TRY(check_name("sandbox", spec.id));
     TRY(check_name("template", spec.template_name));
-    auto policy = TRY(complete_policy(spec.network));
-    TRY(check_template_owner(home, spec.template_name, spec.owner));
-    auto size = TRY(check_quotas_for(home, spec));
-    auto create = [&] { return Creation(home, spec, policy, size, deadline).run(); };
-    auto made = create();
-    if (!made && made.error().code == Code::already_exists) {
-        // Or it is what is left of one whose creator died.
-        TRY(clear_if_abandoned(run_directory(home, spec.id)));
-        if (!stdfs::exists(run_directory(home, spec.id)))
-            made = create();
-    }
-    // What a wait said whose VM was ended is no news.
-    if (!made && spec.stop.stop_requested())
-        made = fail(Code::unavailable, "the call was cancelled");
+    auto made = make_sandbox(home, spec, deadline, nullptr);
     if (!made)
         return std::unexpected(std::move(made).error().within("sandbox '" + spec.id + "'"));
+    return made;
+}
+
+Result<CreatedSandbox> restart_sandbox(const Home& home, const std::string& id,
+                                       const RestartSpec& wanted) {
+    auto deadline = std::min(Clock::now() + wanted.limit, wanted.deadline);
+    TRY(check_name("sandbox", id));
+    auto directory = run_directory(home, id);
+    auto lock = DirectoryLock::take(directory);
+    auto info = TRY(find_sandbox(home, id));
+    if (!lock || !lock->holds(directory))
+        return fail(Code::unavailable,
+                    "sandbox '" + id + "': is being created, changed or destroyed");
+    if (info.alive && !wanted.running_too)
+        return fail(Code::unavailable,
+                    "sandbox '" + id + "': is running; --force ends all that is in it");
+    auto made = make_sandbox(home, spec_of(info.record, wanted), deadline, &info.record);
+    clear_cgroups();  // of the old one, if it is torn down by now
+    if (!made)
+        return std::unexpected(std::move(made).error().within("sandbox '" + id + "'"));
     return made;
 }
 

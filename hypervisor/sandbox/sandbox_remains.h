@@ -11,6 +11,9 @@
 
 namespace spore {
 
+// A passing name that nobody has, for the directory of a sandbox to be.
+Result<std::filesystem::path> new_directory_name(const Home& home, const std::string& id);
+
 // A directory for a sandbox to be, under a passing name, locked.
 Result<std::pair<std::filesystem::path, DirectoryLock>> make_new_directory(const Home& home,
                                                                            const std::string& id);

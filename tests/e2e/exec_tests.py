@@ -333,11 +333,11 @@ time.sleep(1000)
 
 
 def agent_killed(host):
-    host.run('create', 'panic', '--template', host.template(host.fast_kernel))
+    host.run('create', 'panic', '--template', host.template(host.fast_kernel), '--env', 'KEPT=yes', '--label', 'a=b')
     try:
         waiting = host.start('exec', '--json', 'panic', '--', 'sleep', '1000', stdout=subprocess.PIPE,
                              stderr=subprocess.DEVNULL)
-        host.exec('panic', 'true')
+        host.exec('panic', 'touch /root/of-the-old-one')
         host.run('exec', 'panic', '--', 'python3', '-c', KILL_INIT, status=125, limit_s=LIMIT_S)
         check_equal(waiting.wait(LIMIT_S), 125, 'the status of a command that ran meanwhile')
         check(b'"unavailable"' in waiting.stdout.read(), 'its error is not unavailable')
@@ -347,6 +347,12 @@ def agent_killed(host):
         error = host.json('exec', 'panic', '--', 'true', status=125)['error']
         check_equal(error['code'], 'unavailable', 'error code')
         check(time.monotonic() - begun < 10, f'it took {time.monotonic() - begun:.1f} s to say so')
+        made = host.json('restart', 'panic')
+        check_equal((made['id'], made['state'], made['labels']), ('panic', 'running', {'a': 'b'}), 'restarted')
+        check_equal(host.exec('panic', 'hostname; echo $KEPT; test ! -e /root/of-the-old-one && echo gone'),
+                    'panic\nyes\ngone', 'what it says then')
+        check_equal(host.json('restart', 'panic', status=69)['error']['code'], 'unavailable',
+                    'restarting one that runs')
     finally:
         with contextlib.suppress(ProcessLookupError):
             waiting.kill()

@@ -123,6 +123,17 @@ class Kills:
         self.kill_command('destroyer', 'destroy', name)
         self.works_again(name)
 
+    def kill_restarter(self):
+        """Of one whose VM has ended: it is as it was, or restarted, and can be restarted or destroyed."""
+        world, name = self.world, self.name()
+        kill(world.create(name)['pid'])
+        wait_until(lambda: self.states().get(name) == 'dead' or str(self.states()), f'{name} to be dead')
+        self.kill_command('restarter', 'restart', name)
+        made, error = world.try_json('restart', name)
+        check(made or error == 'unavailable', f'restarting {name} again: {error}')
+        world.check_answers(name)
+        world.run('destroy', name)
+
     def kill_pool_starter(self):
         world = self.world
         world.run('pool', 'stop', TEMPLATE)
@@ -224,8 +235,8 @@ class Kills:
         self.works_again(self.name())
 
 
-KINDS = (Kills.kill_cold_creator, Kills.kill_creator, Kills.kill_destroyer, Kills.kill_pool_starter,
-         Kills.kill_pool_stopper, Kills.kill_template_maker, Kills.kill_template_remover,
+KINDS = (Kills.kill_cold_creator, Kills.kill_creator, Kills.kill_destroyer, Kills.kill_restarter,
+         Kills.kill_pool_starter, Kills.kill_pool_stopper, Kills.kill_template_maker, Kills.kill_template_remover,
          Kills.kill_vmm_of_creator, Kills.kill_vmm_of_template, Kills.kill_keeper, Kills.kill_zygote,
          Kills.kill_waiting)
 

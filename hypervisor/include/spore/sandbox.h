@@ -61,9 +61,16 @@ class Sandbox {
     const std::map<std::string, std::string>& labels() const;  ///< As in Spec.
     std::chrono::system_clock::time_point created() const;     ///< When it was made.
 
-    /// Whether its VM runs; one that has ended can only be destroyed. Errors: not_found
-    /// (destroyed).
+    /// Whether its VM runs; one that has ended can be restarted or destroyed. Errors: not_found
+    /// (destroyed, or restarted since).
     Result<bool> alive() const;
+    /// Gives a sandbox whose VM has ended a new one: a fresh clone of its template under the same
+    /// ID, with its environment (as at its creation), labels, owner, limits and network. Its files
+    /// and all that ran in it are gone, and to other objects of it, this one too, it is
+    /// destroyed. On any error it is as it was. `running_too`: one that runs as well; it is ended
+    /// when the new one is there. Errors: not_found, unavailable (it runs, another works on it, or
+    /// the call was cancelled), and those of Host::create_sandbox.
+    Result<Sandbox> restart(bool running_too = false, const Call& call = {}) const;
     /// Ends it and removes all that belongs to it. Errors: not_found.
     Status destroy() const;
 

@@ -326,6 +326,24 @@ TEST_F(Library, TellsOfAVmThatHasEnded) {
     EXPECT_EQ(sandbox->destroy().error().code, Code::not_found);
 }
 
+// (What a restart makes is tried by tests/soak and tests/e2e, with VMs.)
+TEST_F(Library, ARestartThatIsRefusedOrFailsLeavesTheSandboxAsItWas) {
+    const auto running = sandbox->restart(false, soon());
+    ASSERT_FALSE(running);
+    EXPECT_EQ(running.error().code, Code::unavailable);
+    EXPECT_THAT(running.error().message, HasSubstr("is running"));
+    EXPECT_EQ(sandbox->restart(true, soon()).error().code, Code::not_found);  // its template
+    EXPECT_TRUE(sandbox->ping(soon()));
+    fake.kill_vmm();
+    const auto failed = sandbox->restart(false, soon());
+    ASSERT_FALSE(failed);
+    EXPECT_EQ(failed.error().code, Code::not_found);
+    EXPECT_THAT(failed.error().message, HasSubstr("template 'fake'"));
+    EXPECT_FALSE(sandbox->alive().value());
+    EXPECT_TRUE(sandbox->destroy());
+    EXPECT_EQ(sandbox->restart(false, soon()).error().code, Code::not_found);
+}
+
 // An agent of protocol version 2: it answers the one command, and knows nothing newer.
 void serve_version_two(UniqueFd socket) {
     FrameReader reader;
