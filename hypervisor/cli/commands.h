@@ -23,7 +23,7 @@ void add_run(CLI::App& app, Context& context);
 void add_image(CLI::App& app, Context& context);
 void add_template(CLI::App& app, Context& context);
 void add_sandbox(CLI::App& app, Context& context);  // create, list, restart, destroy
-void add_resolver(CLI::App& app, Context& context);
+void add_network(CLI::App& app, Context& context);  // processes of spore's own
 void add_update(CLI::App& app, Context& context);
 void add_stats(CLI::App& app, Context& context);
 void add_pool(CLI::App& app, Context& context);

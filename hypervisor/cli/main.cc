@@ -70,7 +70,7 @@ int run(int argc, char** argv) {
     add_image(app, context);
     add_template(app, context);
     add_sandbox(app, context);
-    add_resolver(app, context);
+    add_network(app, context);
     add_update(app, context);
     add_stats(app, context);
     add_pool(app, context);

@@ -3,6 +3,7 @@
 #include "hypervisor/cli/network.h"
 
 #include "hypervisor/network/sandbox_network.h"
+#include "hypervisor/network/user_network.h"
 #include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/network_json.h"
 #include "hypervisor/sandbox/sandbox.h"
@@ -38,6 +39,7 @@ nlohmann::json network_of(const SandboxRecord& record, const std::filesystem::pa
         document["why"] = report.error().message;
         return document;
     }
+    document["by"] = report->by;
     document["link"] = report->link;
     document["address"] = report->address;
     document["open"] = report->open;
@@ -45,6 +47,15 @@ nlohmann::json network_of(const SandboxRecord& record, const std::filesystem::pa
     if (!report->intact)
         document["why"] = report->what_changed;
     return document;
+}
+
+namespace {
+
+void add_keeper(CLI::App& app, Context& context) {
+    auto ready = std::make_shared<int>(-1);
+    CLI::App* command = app.add_subcommand("network-keeper", "")->group("");
+    command->add_option("--ready-fd", *ready)->required();
+    on_chosen(command, context, [ready] { return keep_user_network(*ready); });
 }
 
 void add_resolver(CLI::App& app, Context& context) {
@@ -55,7 +66,7 @@ void add_resolver(CLI::App& app, Context& context) {
         int ready_fd = -1;
     };
     auto options = std::make_shared<Options>();
-    CLI::App* command = app.add_subcommand("network-resolver", "")->group("");  // spore's own
+    CLI::App* command = app.add_subcommand("network-resolver", "")->group("");
     command->add_option("directory", options->directory)->required();
     command->add_option("--vmm", options->vmm_pid)->required();
     command->add_option("--ready-fd", options->ready_fd);
@@ -63,6 +74,13 @@ void add_resolver(CLI::App& app, Context& context) {
     on_chosen(command, context, [options] {
         return serve_names(options->directory, options->words, options->vmm_pid, options->ready_fd);
     });
+}
+
+}  // namespace
+
+void add_network(CLI::App& app, Context& context) {
+    add_resolver(app, context);
+    add_keeper(app, context);
 }
 
 }  // namespace spore::cli

@@ -13,12 +13,14 @@
 #include <mutex>
 
 #include "hypervisor/base/small_file.h"
+#include "hypervisor/network/guest_side.h"
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/namespace.h"
 #include "hypervisor/network/network_files.h"
 #include "hypervisor/network/nft.h"
 #include "hypervisor/network/route_socket.h"
 #include "hypervisor/network/sandbox_network.h"
+#include "hypervisor/network/user_network.h"
 
 namespace spore {
 
@@ -26,24 +28,6 @@ namespace stdfs = std::filesystem;
 namespace net = network_layout;
 
 namespace {
-
-const std::vector<std::string>& sandbox_tables() {
-    static const std::vector<std::string> tables = {std::string("inet ") + net::kTable,
-                                                    std::string("netdev ") + net::kTable};
-    return tables;
-}
-
-// The tables as nft prints them, one after the other; one that is not there is an empty text.
-Result<std::string> listing(const std::vector<std::string>& tables) {
-    std::string text;
-    for (const std::string& table : tables) {
-        auto listed = list_table(table);
-        if (!listed && listed.error().code != Code::not_found)
-            return listed;
-        text += listed ? *listed : "no table " + table + "\n";
-    }
-    return text;
-}
 
 // How `rules` look once they are loaded. Most sandboxes have the same.
 Result<std::string> expected(const std::string& rules, const std::vector<std::string>& tables) {
@@ -56,28 +40,13 @@ Result<std::string> expected(const std::string& rules, const std::vector<std::st
         // The rules of the tap need one of its name; what is behind it does not matter.
         TRY(TRY(RouteSocket::open()).make_pair(net::kTap, "peer", TRY(own_namespace()).get()));
         TRY(run_nft(rules));
-        return listing(tables);
+        return list_tables(tables);
     });
     if (listed) {
         last_rules = rules;
         last_listing = *listed;
     }
     return listed;
-}
-
-std::string first_difference(const std::string& is, const std::string& should) {
-    size_t at = 0;
-    while (at < is.size() && at < should.size() && is[at] == should[at])
-        at++;
-    auto line_at = [at](const std::string& text) -> std::string {
-        size_t begin = at == 0 ? 0 : text.rfind('\n', at - 1);
-        begin = begin == std::string::npos ? 0 : begin == 0 && at == 0 ? 0 : begin + 1;
-        std::string line = text.substr(begin, text.find('\n', at) - begin);
-        size_t word = line.find_first_not_of("\t ");
-        return word == std::string::npos ? "nothing" : "'" + line.substr(word) + "'";
-    };
-    return "the rules were changed by another: " + line_at(is) + " where " + line_at(should) +
-           " was";
 }
 
 bool is_up(const std::string& link) {
@@ -115,6 +84,8 @@ const std::vector<std::string>& host_tables() {
 }  // namespace
 
 Result<NetworkReport> inspect_network(const stdfs::path& directory) {
+    if (has_user_network(directory))
+        return inspect_user_network(directory);
     auto files = NetworkFiles::of(directory);
     if (!files)
         return fail(Code::not_found, "network: the sandbox has none");
@@ -127,7 +98,7 @@ Result<NetworkReport> inspect_network(const stdfs::path& directory) {
     UniqueFd pin(::open(files->pin().c_str(), O_RDONLY | O_CLOEXEC));
     if (!pin)
         return fail_errno(files->pin().string());
-    auto is = in_namespace(pin.get(), [] { return listing(sandbox_tables()); });
+    auto is = in_namespace(pin.get(), [] { return list_tables(sandbox_tables()); });
     auto rules = files->read_rules();
     auto should = is && rules ? expected(*rules, sandbox_tables()) : is;
     if (!rules)
@@ -147,7 +118,7 @@ Status check_host_rules() {
     if (!stdfs::exists(host_listing(), error))
         return {};
     auto should = TRY(read_file(host_listing()));
-    auto is = TRY(listing(host_tables()));
+    auto is = TRY(list_tables(host_tables()));
     if (is != should)
         return fail(Code::unavailable, "the host's table inet " + std::string(net::kHostTable) +
                                            ": " + first_difference(is, should));
@@ -164,9 +135,9 @@ Status ensure_host_rules() {
     auto should = read_file(host_listing());
     // Told before it is looked at: a change in between makes it an old one.
     generation = ruleset_generation();
-    if (!should || TRY(listing(host_tables())) != *should) {
+    if (!should || TRY(list_tables(host_tables())) != *should) {
         TRY(run_nft(host_rules()));
-        return replace_file(host_listing(), TRY(listing(host_tables())));
+        return replace_file(host_listing(), TRY(list_tables(host_tables())));
     }
     if (generation)
         TRY(replace_file(host_generation(), std::to_string(*generation)));
@@ -174,9 +145,8 @@ Status ensure_host_rules() {
 }
 
 Status check_host_network() {
-    if (::geteuid() != 0)
-        return fail(Code::permission_denied,
-                    "network: only root can make a sandbox's namespace and interfaces");
+    if (!may_make_networks())
+        return check_user_network();
     TRY(find_nft());
     auto forward = sysctl("ipv4/ip_forward");
     if (!forward || *forward != "1")

@@ -27,6 +27,11 @@ inline constexpr const char* kLinkPrefix = "spore-";
 inline constexpr uint32_t kLinksBase = 0xc6130000;  // 198.19.0.0
 inline constexpr const char* kLinksRange = "198.19.0.0/16";
 
+// Where a namespace is a user's own (user_network.h), pasta is behind its up0; all have the same.
+inline constexpr const char* kUserAddress = "198.19.0.2";
+inline constexpr const char* kUserGateway = "198.19.0.1";
+inline constexpr const char* kUserPrefixBits = "30";
+
 inline constexpr const char* kTable = "spore";           // in a sandbox's namespace
 inline constexpr const char* kHostTable = "spore_host";  // on the host
 

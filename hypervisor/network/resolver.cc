@@ -22,6 +22,7 @@
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/network_files.h"
 #include "hypervisor/network/nft.h"
+#include "hypervisor/network/user_network.h"
 
 namespace spore {
 
@@ -42,10 +43,27 @@ sockaddr_in socket_address(uint32_t address) {
     return inet;
 }
 
+// Into the namespace of the clone in `directory`. Whether it is one of a user's, who is alone in
+// it.
+Result<bool> enter_network(const std::filesystem::path& directory) {
+    if (has_user_network(directory)) {
+        TRY(enter_user_network(directory));
+        return true;
+    }
+    auto files = NetworkFiles::of(directory);
+    if (!files)
+        return fail(Code::not_found, "network: the sandbox has none");
+    UniqueFd pin(::open(files->pin().c_str(), O_RDONLY | O_CLOEXEC));
+    if (!pin || ::setns(pin.get(), CLONE_NEWNET) != 0)
+        return fail_errno(files->pin().string());
+    return false;
+}
+
 // From here on this process may change the network of its namespace, and nothing else.
-Status keep_only_the_network() {
-    if (::prctl(PR_SET_KEEPCAPS, 1) != 0 || ::setgroups(0, nullptr) != 0 ||
-        ::setresgid(kNobody, kNobody, kNobody) != 0 || ::setresuid(kNobody, kNobody, kNobody) != 0)
+Status keep_only_the_network(bool of_a_user) {
+    if (!of_a_user && (::prctl(PR_SET_KEEPCAPS, 1) != 0 || ::setgroups(0, nullptr) != 0 ||
+                       ::setresgid(kNobody, kNobody, kNobody) != 0 ||
+                       ::setresuid(kNobody, kNobody, kNobody) != 0))
         return fail_errno("becoming nobody");
     __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     __user_cap_data_struct sets[2] = {};
@@ -121,19 +139,14 @@ Result<Resolver> Resolver::begin(const ResolverPlan& plan) {
     state->vmm.reset(static_cast<int>(::syscall(SYS_pidfd_open, plan.vmm_pid, 0)));
     if (!state->vmm)
         return fail_errno("process " + std::to_string(plan.vmm_pid));
-    auto files = NetworkFiles::of(plan.directory);
-    if (!files)
-        return fail(Code::not_found, "network: the sandbox has none");
-    UniqueFd pin(::open(files->pin().c_str(), O_RDONLY | O_CLOEXEC));
-    if (!pin || ::setns(pin.get(), CLONE_NEWNET) != 0)
-        return fail_errno(files->pin().string());
+    bool of_a_user = TRY(enter_network(plan.directory));
     state->guest.reset(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_in here = socket_address(TRY(parse_ipv4("gateway", net::kGatewayAddress)));
     if (!state->guest ||
         ::bind(state->guest.get(), reinterpret_cast<sockaddr*>(&here), sizeof(here)) != 0)
         return fail_errno("dns: port 53", errno == EADDRINUSE ? EEXIST : errno);
     TRY(find_nft());
-    TRY(keep_only_the_network());
+    TRY(keep_only_the_network(of_a_user));
     return Resolver(std::move(state));
 }
 

@@ -157,6 +157,10 @@ std::string policy_rules(const NetworkPolicy& policy, const NetworkBounds& bound
             "    type nat hook postrouting priority srcnat;\n"
             "    oifname " +
             up +
+            // Where passt is behind it (user_network.h), lower ones are root's.
+            " meta l4proto { tcp, udp } masquerade to :1024-65535\n"
+            "    oifname " +
+            up +
             " masquerade\n"
             "  }\n";
     if (policy.mode != NetworkMode::none && policy.dns != 0 && policy.allow.empty())

@@ -1,23 +1,23 @@
 #include "hypervisor/network/sandbox_network.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
-#include <sys/ioctl.h>
+#include <linux/capability.h>
 #include <sys/mount.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 
+#include "hypervisor/network/guest_side.h"
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/namespace.h"
 #include "hypervisor/network/network_files.h"
 #include "hypervisor/network/nft.h"
 #include "hypervisor/network/route_socket.h"
+#include "hypervisor/network/user_network.h"
 
 namespace spore {
 
@@ -57,32 +57,6 @@ Status pin_own_namespace(const stdfs::path& path) {
     return {};
 }
 
-Result<UniqueFd> make_tap() {
-    UniqueFd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
-    if (!tap)
-        return fail_errno("/dev/net/tun");
-    ifreq request = {};
-    std::string_view(net::kTap).copy(request.ifr_name, IFNAMSIZ - 1);
-    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-    if (::ioctl(tap.get(), TUNSETIFF, &request) != 0)
-        return fail_errno(std::string("tap '") + net::kTap + "'");
-    return tap;
-}
-
-Status quiet_sysctls() {
-    // For interfaces to come, too.
-    for (const char* name :
-         {"ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6", "ipv4/ip_forward",
-          "ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter", "ipv4/conf/all/arp_ignore"})
-        TRY(set_sysctl(name, "1"));
-    for (const char* name :
-         {"ipv4/conf/all/accept_redirects", "ipv4/conf/default/accept_redirects",
-          "ipv4/conf/all/send_redirects", "ipv4/conf/default/send_redirects",
-          "ipv4/conf/all/accept_source_route", "ipv4/conf/default/accept_source_route"})
-        TRY(set_sysctl(name, "0"));
-    return {};
-}
-
 // The pair of interfaces: `number` is one that no other sandbox of this host has, which the kernel
 // knows best.
 Result<uint32_t> make_link(RouteSocket& route, int host) {
@@ -109,16 +83,8 @@ struct Inside {
 Result<Inside> furnish(const NetworkFiles& files, int host, const std::string& rules) {
     Inside inside;
     TRY(pin_own_namespace(files.pin()));
-    TRY(quiet_sysctls());
-    inside.tap = TRY(make_tap());
-    TRY(run_nft(rules));
+    inside.tap = TRY(make_guest_side(rules));
     auto route = TRY(RouteSocket::open());
-    TRY(route.set_mac(net::kTap, net::kGatewayMac));
-    TRY(route.add_address(net::kTap, TRY(parse_ipv4("gateway", net::kGatewayAddress)),
-                          net::kGuestPrefixBits));
-    TRY(route.set_up(net::kTap, true));
-    TRY(route.add_neighbour(net::kTap, TRY(parse_ipv4("guest", net::kGuestAddress)),
-                            net::kGuestMac));
     inside.number = TRY(make_link(route, host));
     TRY(route.add_address(net::kUplink, link_address(inside.number) + 1, 31));
     TRY(route.set_up(net::kUplink, true));
@@ -137,31 +103,6 @@ Status furnish_host(const std::string& link, uint32_t number) {
     if (sysctl("ipv6/conf/" + link + "/disable_ipv6"))
         TRY(set_sysctl("ipv6/conf/" + link + "/disable_ipv6", "1"));
     return {};
-}
-
-// Interfaces come and go with sandboxes, and while one does the kernel's list is none to rely on.
-constexpr int kAddressTriesMax = 100;
-
-// Every address of the host's but those that no sandbox reaches anyway.
-Result<std::vector<uint32_t>> host_addresses() {
-    auto found = TRY(RouteSocket::open()).addresses();
-    for (int tries = 1;
-         !found && found.error().code == Code::unavailable && tries < kAddressTriesMax; tries++)
-        found = TRY(RouteSocket::open()).addresses();
-    if (!found)
-        return found;
-    std::erase_if(*found, [](uint32_t address) {
-        return std::ranges::any_of(
-            never_ranges(), [&](const Ipv4Range& range) { return range.contains({address}); });
-    });
-    std::ranges::sort(*found);
-    found->erase(std::ranges::unique(*found).begin(), found->end());
-    return found;
-}
-
-Result<std::string> rules_of(NetworkPolicy policy, const NetworkBounds& bounds) {
-    policy.host = TRY(host_addresses());
-    return tap_rules(bounds) + policy_rules(policy, bounds);
 }
 
 Status set_gate(const std::string& link, bool open) {
@@ -206,7 +147,7 @@ Result<UniqueFd> make_network(const stdfs::path& directory, const NetworkPolicy&
                               const NetworkBounds& bounds) {
     TRY(check_host_network());
     TRY(ensure_host_rules());
-    auto rules = TRY(rules_of(policy, bounds));
+    auto rules = TRY(sandbox_rules(policy, bounds));
     UniqueFd host = TRY(own_namespace());
     auto files = TRY(claim(directory));
     auto inside = TRY(in_namespace(-1, [&] { return furnish(files, host.get(), rules); }));
@@ -217,19 +158,30 @@ Result<UniqueFd> make_network(const stdfs::path& directory, const NetworkPolicy&
     return std::move(inside.tap);
 }
 
+bool may_make_networks() {
+    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct sets[2] = {};
+    if (::syscall(SYS_capget, &header, sets) != 0)
+        return false;
+    constexpr uint32_t kNeeded = 1u << CAP_NET_ADMIN | 1u << CAP_SYS_ADMIN;
+    return (sets[0].effective & kNeeded) == kNeeded;
+}
+
 bool has_network(const stdfs::path& directory) {
-    return NetworkFiles::of(directory).has_value();
+    return NetworkFiles::of(directory).has_value() || has_user_network(directory);
 }
 
 Status apply_policy(const stdfs::path& directory, const NetworkPolicy& policy,
                     const NetworkBounds& bounds) {
+    if (has_user_network(directory))
+        return apply_user_policy(directory, policy, bounds);
     auto files = NetworkFiles::of(directory);
     if (!files)
         return fail(Code::not_found, "network: the sandbox has none");
     auto link = TRY(files->read_link());
     auto apply = [&]() -> Status {
         TRY(ensure_host_rules());
-        auto rules = TRY(rules_of(policy, bounds));
+        auto rules = TRY(sandbox_rules(policy, bounds));
         if (auto loaded = files->read_rules(); !loaded || *loaded != rules)
             TRY(replace_rules(*files, rules));
         return set_gate(link, policy.mode != NetworkMode::none);
@@ -244,6 +196,8 @@ Status apply_policy(const stdfs::path& directory, const NetworkPolicy& policy,
 }
 
 Status remove_network(const stdfs::path& directory) {
+    if (has_user_network(directory))
+        return remove_user_network(directory);
     auto files = NetworkFiles::of(directory);
     if (!files)
         return {};

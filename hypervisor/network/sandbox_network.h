@@ -31,6 +31,10 @@ namespace spore {
 Result<UniqueFd> make_network(const std::filesystem::path& directory, const NetworkPolicy& policy,
                               const NetworkBounds& bounds = {});
 
+// Whether this process may make namespaces, interfaces and rules on the host; else
+// user_network.h is how a sandbox gets a network, and the functions below serve for that too.
+bool may_make_networks();
+
 bool has_network(const std::filesystem::path& directory);
 
 // Has the network of `directory` follow `policy` from here on, connections that are open included.
@@ -42,6 +46,7 @@ Status apply_policy(const std::filesystem::path& directory, const NetworkPolicy&
 Status remove_network(const std::filesystem::path& directory);
 
 struct NetworkReport {
+    std::string by = "tap";    // or "passt" (user_network.h)
     std::string link;          // the host's interface
     std::string address;       // the sandbox's, on that link
     bool open = false;         // the gate

@@ -8,6 +8,7 @@
 #include "hypervisor/base/tell_ready.h"
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/resolver.h"
+#include "hypervisor/network/user_network.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/sandbox.h"
 
@@ -37,6 +38,21 @@ std::vector<std::string> card_arguments(bool with_mac) {
 }
 
 namespace {
+
+constexpr const char* kPasstLog = "passt.log";
+
+// AppArmor's profile of Debian's pasta lets it start what lies in /usr/bin, wherever we do.
+constexpr const char* kStarter = "/usr/bin/env";
+
+// The last line that is of any use, behind the error.
+Error with_log(Error error, const std::filesystem::path& log) {
+    auto text = read_file(log);
+    std::string last = text ? *text : "";
+    while (!last.empty() && last.back() == '\n')
+        last.pop_back();
+    last = last.substr(last.rfind('\n') + 1);
+    return {error.code, "passt: " + (last.empty() ? error.message : last)};
+}
 
 constexpr auto kResolverLimit = std::chrono::seconds(30);
 constexpr const char* kResolverFile = "resolver";  // in the clone's directory: who it is
@@ -73,6 +89,26 @@ Status start_resolver(const std::filesystem::path& directory, const NetworkWords
 }
 
 }  // namespace
+
+Result<UniqueFd> make_card_network(const std::filesystem::path& directory,
+                                   const NetworkPolicy& policy) {
+    if (may_make_networks())
+        return make_network(directory, policy);
+    TRY(check_user_network());
+    auto arguments = TRY(pasta_arguments());
+    // It refuses to start where SIGPIPE is ignored, as by us.
+    arguments.insert(arguments.begin(), {kStarter, "--default-signal=PIPE"});
+    for (const std::string& word :
+         {std::string("--"), std::string(kStarter), TRY(Home::program("spore")).string(),
+          std::string("network-keeper"), std::string("--ready-fd"), std::string("3")})
+        arguments.push_back(word);
+    TRY(prepare_user_network(directory, policy));
+    auto started = start_process(kStarter, arguments, directory, directory / kPasstLog,
+                                 std::chrono::steady_clock::now() + kResolverLimit);
+    if (!started)
+        return std::unexpected(with_log(started.error(), directory / kPasstLog));
+    return take_user_tap(directory);
+}
 
 Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
                      const NetworkWords& words, const ProcessIdentity& vmm) {

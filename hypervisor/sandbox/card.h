@@ -18,6 +18,11 @@ Result<NetworkPolicy> complete_policy(const NetworkWords& words);
 // What the agent of a template with a card is told to configure.
 AgentNetwork card_settings();
 
+// Makes the network of the clone in `directory`, as make_network(): on the host if Spore may, else
+// by passt in namespaces of the user's. Errors: those of make_network(), and pasta's last words.
+Result<UniqueFd> make_card_network(const std::filesystem::path& directory,
+                                   const NetworkPolicy& policy);
+
 // spore-vmm's options for a card on the tap that it gets as descriptor 4 (start_vmm's `extra`);
 // without a MAC it has the snapshot's.
 std::vector<std::string> card_arguments(bool with_mac);

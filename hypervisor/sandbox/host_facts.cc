@@ -115,9 +115,7 @@ HostFinding check_networks() {
     if (auto possible = check_host_network(); !possible) {
         finding.what = possible.error().message;
         size_t command = finding.what.rfind(": ");
-        finding.remedy = possible.error().code == Code::permission_denied
-                             ? "run as root; --net socket= works without, with passt"
-                             : finding.what.substr(command + 2);
+        finding.remedy = finding.what.substr(command + 2);
     } else if (auto rules = check_host_rules(); !rules) {
         finding.what = rules.error().message;
         finding.remedy =
@@ -127,7 +125,13 @@ HostFinding check_networks() {
         finding.remedy = "name one with --dns";
     } else {
         finding.good = true;
-        finding.what = "nftables, forwarding; sandboxes ask " + ipv4_text(nameserver);
+        finding.what =
+            (may_make_networks() ? "nftables, forwarding"
+                                 : "by passt, in namespaces of this user's, with nftables there: "
+                                   "Spore has no right to make links on the host. Not enforced: a "
+                                   "second rule set on the host; addresses that it gets later are "
+                                   "refused from the next spore update on") +
+            std::string("; sandboxes ask ") + ipv4_text(nameserver);
     }
     return finding;
 }

@@ -125,7 +125,7 @@ Result<WorkerFiles> PoolKeeper::make_files(const std::string& directory, const C
         return fail_errno(disk.string());
     if (template_.network) {
         files.networks.push_back(
-            TRY(make_network(directory, TRY(complete_policy(*template_.network)))));
+            TRY(make_card_network(directory, TRY(complete_policy(*template_.network)))));
         files.taps = 1;
     }
     files.lease.reset(::fcntl(lease_read_.get(), F_DUPFD_CLOEXEC, 0));

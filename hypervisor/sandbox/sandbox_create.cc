@@ -162,7 +162,7 @@ class Creation {
             arguments.push_back("--stage-times");
         UniqueFd tap;
         if (source.network) {
-            tap = TRY(make_network(directory_, policy_));
+            tap = TRY(make_card_network(directory_, policy_));
             std::ranges::copy(card_arguments(false), std::back_inserter(arguments));
             stages_.mark("network");
         }

@@ -210,7 +210,7 @@ Result<TemplateInfo> make_template(const Home& home, const TemplateSpec& spec,
     auto arguments = vmm_arguments(spec, disk_bytes, files, draft);
     UniqueFd tap;
     if (policy.mode != NetworkMode::none) {
-        tap = TRY(make_network(draft.directory(), policy));
+        tap = TRY(make_card_network(draft.directory(), policy));
         std::ranges::copy(card_arguments(true), std::back_inserter(arguments));
     }
     draft.vmm = TRY(start_vmm(program, arguments, draft.run(), draft.directory() / "vmm.log",

@@ -201,6 +201,9 @@ TEST(Reach, PingsGoOutAndNothingElseOfIcmp) {
 int main(int argc, char** argv) {
     ::testing::InitGoogleTest(&argc, argv);
     std::string why = spore::enter_own_host();
+    if (constexpr std::string_view kPasst = "--passt=";
+        why.empty() && argc > 1 && std::string_view(argv[1]).starts_with(kPasst))
+        why = spore::use_passt(argv[1] + kPasst.size());
     if (!why.empty()) {
         std::printf("[  SKIPPED ] %s\n", why.c_str());
         return 77;

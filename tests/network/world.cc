@@ -166,7 +166,8 @@ Guest::Guest(const NetworkPolicy& policy, const NetworkBounds& bounds) : bounds_
     char name[] = "/run/guest-XXXXXX";
     directory_ = ::mkdtemp(name);
     (void)world();
-    tap_ = must(make_network(directory_, policy, bounds));
+    tap_ = must(by_passt() ? make_passt_network(directory_, policy, bounds)
+                           : make_network(directory_, policy, bounds));
     must(apply_policy(directory_, policy, bounds));
     ns_ = must(in_namespace(-1, [&]() -> Result<UniqueFd> {
         inner_.reset(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
@@ -190,11 +191,20 @@ Guest::Guest(const NetworkPolicy& policy, const NetworkBounds& bounds) : bounds_
     pump_ = std::thread([this] { pump(); });
 }
 
-Guest::~Guest() {
+void Guest::end_pump() {
     uint64_t one = 1;
     (void)!::write(stop_.get(), &one, sizeof(one));
-    pump_.join();
+    if (pump_.joinable())
+        pump_.join();
+}
+
+void Guest::drop_tap() {
+    end_pump();
     tap_.reset();
+}
+
+Guest::~Guest() {
+    drop_tap();
     must(remove_network(directory_));
     std::filesystem::remove_all(directory_);
 }
@@ -223,6 +233,10 @@ void Guest::pump() {
 }
 
 UniqueFd Guest::sandbox_namespace() const {
+    if (by_passt())
+        return UniqueFd(
+            ::open(("/proc/" + std::to_string(keeper_of(directory_)) + "/ns/net").c_str(),
+                   O_RDONLY | O_CLOEXEC));
     return UniqueFd(::open((std::filesystem::read_symlink(directory_ / "network") / "net").c_str(),
                            O_RDONLY | O_CLOEXEC));
 }

@@ -38,6 +38,16 @@ std::string enter_own_host();
 // The namespace that is the world; made once.
 int world();
 
+// With `--passt=SPORE`: guests' networks are made as for a user who may make none on the host
+// (user_network.h), by that program. Why that cannot be, or "".
+std::string use_passt(const std::string& spore);
+bool by_passt();
+// The user's; the tap of the network that is then in `directory`.
+Result<UniqueFd> make_passt_network(const std::filesystem::path& directory,
+                                    const NetworkPolicy& policy, const NetworkBounds& bounds);
+// Of a directory: the process that keeps its network.
+pid_t keeper_of(const std::filesystem::path& directory);
+
 // In the namespace `ns` (-1: the host's).
 UniqueFd make_socket(int ns, int type);
 UniqueFd listen_in(int ns, uint16_t port = kPort);
@@ -72,6 +82,8 @@ class Guest {
 
     // What a program in the guest gets: 0 or an errno.
     int connect(const std::string& address, uint16_t port = kPort, int ms = kPatienceMs) const;
+    // The host lets go of the guest's card, as when its VM ends.
+    void drop_tap();
     // A frame as the guest's kernel would never send it.
     void send_frame(std::span<const uint8_t> frame) const;
     // Frames that came to the guest since the last call, without its kernel's answer.
@@ -79,6 +91,7 @@ class Guest {
 
   private:
     void pump();
+    void end_pump();
 
     std::filesystem::path directory_;
     NetworkBounds bounds_;
