@@ -88,6 +88,7 @@ int main() {
     emit("kLoopProgram", {kVcpu, kLoop});
     emit("kVcpuSharedPidsProgram", {kVcpu, kSharedPids});
     emit("kLoopSharedPidsProgram", {kVcpu, kLoop, kSharedPids});
+    emit("kResolverProgram", {kResolver});
     emit("kZygoteProgram", {kVcpu, kLoop, kZygote});
     std::printf("}  // namespace spore::filter\n");
     return 0;

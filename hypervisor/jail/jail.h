@@ -84,11 +84,12 @@ Result<JailReport> enter_jail(const JailOptions& options);
 // capabilities of its new user namespace, descriptors, limits. The report is about the child.
 Result<JailReport> enter_worker_jail(const JailOptions& options);
 
-// Which system calls a thread may make. Each is a subset of the next one's.
+// Which system calls a thread may make. Each of a VMM's is a subset of the next one's.
 enum class Role {
-    vcpu,    // runs a guest
-    loop,    // builds a machine and serves its devices; starts the vCPU threads
-    zygote,  // forks workers, makes their rings
+    vcpu,      // runs a guest
+    loop,      // builds a machine and serves its devices; starts the vCPU threads
+    zygote,    // forks workers, makes their rings
+    resolver,  // no VMM's: answers a guest's questions for names
 };
 
 // The calling thread makes only `role`'s system calls from here on (filter_policy.h); any other

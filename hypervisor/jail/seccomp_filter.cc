@@ -28,6 +28,8 @@ std::span<const sock_filter> program_of(Role role) {
             return filter::kLoopSharedPidsProgram;
         case Role::zygote:
             return filter::kZygoteProgram;
+        case Role::resolver:
+            return filter::kResolverProgram;
     }
     __builtin_unreachable();
 }

@@ -33,7 +33,6 @@ namespace net = network_layout;
 
 constexpr uint16_t kDnsPort = 53;
 constexpr size_t kMessageBytesMax = 4096;
-constexpr unsigned kNobody = 65534;
 
 sockaddr_in socket_address(uint32_t address) {
     sockaddr_in inet = {};
@@ -60,11 +59,10 @@ Result<bool> enter_network(const std::filesystem::path& directory) {
 }
 
 // From here on this process may change the network of its namespace, and nothing else.
-Status keep_only_the_network(bool of_a_user) {
+Status keep_only_the_network(bool of_a_user, unsigned user) {
     if (!of_a_user && (::prctl(PR_SET_KEEPCAPS, 1) != 0 || ::setgroups(0, nullptr) != 0 ||
-                       ::setresgid(kNobody, kNobody, kNobody) != 0 ||
-                       ::setresuid(kNobody, kNobody, kNobody) != 0))
-        return fail_errno("becoming nobody");
+                       ::setresgid(user, user, user) != 0 || ::setresuid(user, user, user) != 0))
+        return fail_errno("becoming user " + std::to_string(user));
     __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     __user_cap_data_struct sets[2] = {};
     sets[0].effective = sets[0].permitted = 1u << CAP_NET_ADMIN;
@@ -146,7 +144,8 @@ Result<Resolver> Resolver::begin(const ResolverPlan& plan) {
         ::bind(state->guest.get(), reinterpret_cast<sockaddr*>(&here), sizeof(here)) != 0)
         return fail_errno("dns: port 53", errno == EADDRINUSE ? EEXIST : errno);
     TRY(find_nft());
-    TRY(keep_only_the_network(of_a_user));
+    TRY(plan.shut_in());
+    TRY(keep_only_the_network(of_a_user, plan.user));
     return Resolver(std::move(state));
 }
 

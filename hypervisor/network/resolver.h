@@ -6,6 +6,7 @@
 // sandbox's namespace, started where names are allowed and ended with the VM.
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -20,7 +21,10 @@ std::vector<uint16_t> allowed_ports(const NetworkPolicy& policy, const std::stri
 struct ResolverPlan {
     std::filesystem::path directory;  // of the clone
     NetworkPolicy policy;
-    int vmm_pid = 0;  // the VM whose end is ours
+    int vmm_pid = 0;        // the VM whose end is ours
+    unsigned user = 65534;  // that the process becomes, if root started it
+    // Called when all that it needs is open and before it gives up what it may: leaves the host.
+    std::function<Status()> shut_in = [] { return Status(); };
 };
 
 class Resolver {

@@ -1,11 +1,15 @@
 #include "hypervisor/sandbox/card.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <fstream>
 
 #include "hypervisor/base/small_file.h"
 #include "hypervisor/base/tell_ready.h"
+#include "hypervisor/jail/empty_root.h"
+#include "hypervisor/jail/jail.h"
+#include "hypervisor/jail/own_user.h"
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/resolver.h"
 #include "hypervisor/network/user_network.h"
@@ -52,6 +56,13 @@ Error with_log(Error error, const std::filesystem::path& log) {
         last.pop_back();
     last = last.substr(last.rfind('\n') + 1);
     return {error.code, "passt: " + (last.empty() ? error.message : last)};
+}
+
+// Everything it needs is open, and nothing on this host has a name for it any more.
+Status leave_the_host() {
+    if (::unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) != 0)
+        return fail_errno("making namespaces");
+    return enter_empty_root();
 }
 
 constexpr auto kResolverLimit = std::chrono::seconds(30);
@@ -125,12 +136,17 @@ Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy
 
 Status serve_names(const std::filesystem::path& directory, const NetworkWords& words, int vmm_pid,
                    int ready) {
+    std::optional<OwnUser> user;
     auto begin = [&]() -> Result<Resolver> {
+        user = TRY(claim_user_if_root());
         auto policy = TRY(complete_policy(words));
         auto self = TRY(identify_process(::getpid()));
         TRY(replace_file(directory / kResolverFile,
                          std::to_string(self.pid) + " " + std::to_string(self.start_ticks) + "\n"));
-        return Resolver::begin({directory, policy, vmm_pid});
+        auto resolver = TRY(Resolver::begin(
+            {directory, policy, vmm_pid, user ? user->id : kJailUser, leave_the_host}));
+        TRY(restrict_thread(Role::resolver));
+        return resolver;
     };
     auto resolver = begin();
     if (!tell_ready(UniqueFd(ready), resolver ? Status() : std::unexpected(resolver.error())))

@@ -31,6 +31,9 @@ const List kLists[] = {
     {"zygote", {filter::kVcpu, filter::kLoop, filter::kZygote}},
 };
 
+// Of a process that makes sockets; what it may not, like all of them.
+const List kResolverList = {"resolver", {filter::kResolver}};
+
 bool has(const List& list, long number) {
     return std::ranges::any_of(list.rules, [&](std::span<const Rule> rules) {
         return std::ranges::any_of(rules, [&](const Rule& rule) { return rule.number == number; });
@@ -122,12 +125,12 @@ TEST(ZygoteFilter, LetsAWorkerBecomeNobodyOfItsNamespaceAndNobodyElse) {
     EXPECT_EQ(rules, 2);
 }
 
-TEST_P(Filter, KillsForEverySystemCallOffTheList) {
+void expect_all_others_killed(const List& list) {
     int tried = 0;
     for (long number = 0; number < kNumbers; number++) {
-        if (has(GetParam(), number))
+        if (has(list, number))
             continue;
-        auto ended = run_probe(GetParam().role, "call", static_cast<uint64_t>(number));
+        auto ended = run_probe(list.role, "call", static_cast<uint64_t>(number));
         // The kernel lets uretprobe and uprobe past every filter (6.13, 6.18); both refuse whoever
         // is not a trampoline that it has put there itself.
         bool probes = number == 335 || number == 336;
@@ -138,6 +141,40 @@ TEST_P(Filter, KillsForEverySystemCallOffTheList) {
         tried++;
     }
     EXPECT_GT(tried, 350);
+}
+
+TEST_P(Filter, KillsForEverySystemCallOffTheList) {
+    expect_all_others_killed(GetParam());
+}
+
+TEST(ResolverFilter, KillsForEverySystemCallOffTheList) {
+    expect_all_others_killed(kResolverList);
+}
+
+TEST(ResolverFilter, NamesNothingThatReachesOut) {
+    for (const Rule& rule : filter::kResolver) {
+        bool may_try = rule.number == SYS_connect || rule.number == SYS_socket || rule.error != 0;
+        EXPECT_TRUE(may_try || std::ranges::find(kNever, rule.number) == std::end(kNever))
+            << "system call " << rule.number;
+        if (rule.number == SYS_socket) {
+            EXPECT_TRUE(rule.mask == filter::k32 &&
+                        (rule.value == AF_INET || rule.value == AF_NETLINK));
+        }
+    }
+}
+
+// From within: what a resolver that a guest or a nameserver has taken over may try.
+TEST(ResolverFilter, LetsNoAttemptOnTheHostThrough) {
+    for (const auto* list : {&probe::attempts_without_filter(), &probe::attempts_against_filter()})
+        for (const auto& attempt : *list) {
+            // Rules are changed by netlink: those of its own namespace, where alone it has a right.
+            if (attempt.name == std::string("call") ||
+                attempt.name == std::string("netlink_socket"))
+                continue;
+            auto ended = run_probe(kResolverList.role, attempt.name, 1);
+            EXPECT_TRUE(ended.signal == SIGSYS || ended.status == probe::kRefused)
+                << attempt.name << ": status " << ended.status << ", signal " << ended.signal;
+        }
 }
 
 TEST_P(Filter, KillsForEveryAttemptOnTheHost) {

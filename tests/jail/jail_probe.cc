@@ -61,6 +61,8 @@ int main_with(std::span<char*> arguments) {
         restricted = Role::loop;
     else if (role == "vcpu")
         restricted = Role::vcpu;
+    else if (role == "resolver")
+        restricted = Role::resolver;
     if (restricted && !restrict_thread(*restricted))
         return kBroken;
     for (const auto* list :

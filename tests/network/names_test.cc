@@ -2,11 +2,14 @@
 
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "hypervisor/jail/empty_root.h"
+#include "hypervisor/jail/jail.h"
 #include "hypervisor/network/dns_message.h"
 #include "hypervisor/network/resolver.h"
 #include "tests/network/world.h"
@@ -14,7 +17,13 @@
 namespace spore {
 namespace {
 
-// A resolver as `spore` starts it, for a guest, and a process that stands for its VM.
+Status leave_the_host() {
+    if (::unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) != 0)
+        return fail_errno("unshare");
+    return enter_empty_root();
+}
+
+// A resolver as `spore` starts it, jailed, for a guest, and a process that stands for its VM.
 class Names {
   public:
     explicit Names(const NetworkPolicy& policy)
@@ -30,7 +39,10 @@ class Names {
         EXPECT_EQ(::pipe(ends), 0);
         process = ::fork();
         if (process == 0) {
-            auto resolver = Resolver::begin({guest.directory(), policy, vmm});
+            auto resolver =
+                Resolver::begin({guest.directory(), policy, vmm, 900'000, leave_the_host});
+            if (resolver && !restrict_thread(Role::resolver))
+                ::_exit(1);
             std::string said = resolver ? "ready" : resolver.error().message;
             (void)!::write(ends[1], said.data(), said.size());
             ::_exit(resolver && resolver->serve() ? 0 : 1);
