@@ -25,7 +25,6 @@ uint64_t number_in(const char* name) {
 
 }  // namespace
 
-// Only who wants a limit pays for counting every page and kernel object.
 Status GuestSystem::count_memory() {
     auto counted = write_setting(kControllers, "+memory");
     if (!counted)

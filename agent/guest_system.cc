@@ -76,6 +76,9 @@ Status GuestSystem::open() {
     cgroup_ = UniqueFd(::open(kCgroup, O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!cgroup_)
         return fail_errno(std::string("open ") + kCgroup);
+    // Turned on later it would hold a clone's identity up for some RCU grace periods. A kernel that
+    // cannot is told to who wants a limit.
+    (void)count_memory();
     return reserve_processes();
 }
 

@@ -222,6 +222,8 @@ class Creation {
         TRY(open_network());
         // While the guest is at it, and before anything of the user's can run in it.
         auto quotas = TRY(QuotaChange::begin(directory_, {}, spec_.quotas, size_));
+        if (spec_.quotas != Quotas{})
+            stages_.mark("limits");
         TRY(agent.confirm_identity(deadline_));
         TRY(quotas.finish(deadline_));
         if (quotas.disk_bytes() != 0)
