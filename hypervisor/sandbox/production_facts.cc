@@ -182,7 +182,7 @@ HostFinding check_quotas_here(const HostTree& tree) {
     constexpr std::pair<const char*, const char*> kNeeds[] = {
         {"cpu", "--cpu-max, --cpu-weight"},
         {"memory", "--memory-max and the VMM's own bound"},
-        {"pids", "the bound of a VMM's threads"}};
+        {"pids", "a second bound of a VMM's threads beside RLIMIT_NPROC"}};
     std::string what;
     for (const auto& [controller, limits] : kNeeds) {
         if (std::ranges::find(tree.sandbox_controllers, controller) ==
