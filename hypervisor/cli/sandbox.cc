@@ -104,22 +104,30 @@ struct CreateOptions {
     std::string limit = "60s";
 };
 
+// What `make` does, with a line for what it says by `progress` on the way, which is gone with its
+// end.
+Result<CreatedSandbox> with_progress(Context& context, Progress& progress,
+                                     const std::function<Result<CreatedSandbox>()>& make) {
+    std::optional<ProgressLine> line;
+    progress = [&](const std::string& text) {
+        if (!line)
+            line.emplace(context.globals);
+        line->show(text);
+    };
+    auto made = make();
+    progress = nullptr;
+    return made;
+}
+
 Status create(Context& context, CreateOptions& options) {
     for (auto& [name, value] : TRY(variables_of(options.environment)))
         options.spec.environment[name] = std::move(value);
     options.spec.labels = TRY(parse_pairs("label", options.labels));
     options.spec.quotas = TRY(with_words({}, options.quotas));
     options.spec.limit = TRY(parse_duration("timeout", options.limit));
-    std::optional<ProgressLine> line;
-    options.spec.progress = [&](const std::string& text) {
-        if (!line)
-            line.emplace(context.globals);
-        line->show(text);
-    };
     auto home = TRY(Home::open());
-    auto made = create_sandbox(home, options.spec);
-    line.reset();
-    auto created = TRY(std::move(made));
+    auto created = TRY(with_progress(context, options.spec.progress,
+                                     [&] { return create_sandbox(home, options.spec); }));
     if (!context.globals.json) {
         std::printf("%s\n", created.info.record.id.c_str());
         warn_unenforced(created.info.record.id, created.unenforced);
@@ -137,16 +145,10 @@ struct RestartOptions {
 
 Status restart(Context& context, RestartOptions& options) {
     options.spec.limit = TRY(parse_duration("timeout", options.limit));
-    std::optional<ProgressLine> line;
-    options.spec.progress = [&](const std::string& text) {
-        if (!line)
-            line.emplace(context.globals);
-        line->show(text);
-    };
     auto home = TRY(Home::open());
-    auto made = restart_sandbox(home, options.id, options.spec);
-    line.reset();
-    auto created = TRY(std::move(made));
+    auto created = TRY(with_progress(context, options.spec.progress, [&] {
+        return restart_sandbox(home, options.id, options.spec);
+    }));
     if (context.globals.json)
         print_created(home, created);
     else

@@ -42,4 +42,7 @@ auto in_namespace(int fd, Body body) -> decltype(body()) {
 Status set_sysctl(const std::string& name, const char* value);
 Result<std::string> sysctl(const std::string& name);
 
+// From here on this process may change the network of its namespace, and nothing else.
+Status keep_only_the_network();
+
 }  // namespace spore

@@ -3,13 +3,11 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +18,7 @@
 #include "hypervisor/base/unique_fd.h"
 #include "hypervisor/network/dns_message.h"
 #include "hypervisor/network/layout.h"
+#include "hypervisor/network/namespace.h"
 #include "hypervisor/network/network_files.h"
 #include "hypervisor/network/nft.h"
 #include "hypervisor/network/user_network.h"
@@ -59,17 +58,11 @@ Result<bool> enter_network(const std::filesystem::path& directory) {
 }
 
 // From here on this process may change the network of its namespace, and nothing else.
-Status keep_only_the_network(bool of_a_user, unsigned user) {
+Status become_user_of_the_network(bool of_a_user, unsigned user) {
     if (!of_a_user && (::prctl(PR_SET_KEEPCAPS, 1) != 0 || ::setgroups(0, nullptr) != 0 ||
                        ::setresgid(user, user, user) != 0 || ::setresuid(user, user, user) != 0))
         return fail_errno("becoming user " + std::to_string(user));
-    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    __user_cap_data_struct sets[2] = {};
-    sets[0].effective = sets[0].permitted = 1u << CAP_NET_ADMIN;
-    if (::syscall(SYS_capset, &header, sets) != 0 ||
-        ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_DUMPABLE, 0) != 0)
-        return fail_errno("giving up privileges");
-    return {};
+    return keep_only_the_network();
 }
 
 bool matches(const NetworkRule& rule, const std::string& name) {
@@ -145,7 +138,7 @@ Result<Resolver> Resolver::begin(const ResolverPlan& plan) {
         return fail_errno("dns: port 53", errno == EADDRINUSE ? EEXIST : errno);
     TRY(find_nft());
     TRY(plan.shut_in());
-    TRY(keep_only_the_network(of_a_user, plan.user));
+    TRY(become_user_of_the_network(of_a_user, plan.user));
     return Resolver(std::move(state));
 }
 

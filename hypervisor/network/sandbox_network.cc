@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -204,6 +205,16 @@ Status remove_network(const stdfs::path& directory) {
     TRY(files->remove());
     if (::unlink((directory / kNetworkLink).c_str()) != 0 && errno != ENOENT)
         return fail_errno((directory / kNetworkLink).string());
+    return {};
+}
+
+Status keep_only_the_network() {
+    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct sets[2] = {};
+    sets[0].effective = sets[0].permitted = 1u << CAP_NET_ADMIN;
+    if (::syscall(SYS_capset, &header, sets) != 0 ||
+        ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_DUMPABLE, 0) != 0)
+        return fail_errno("giving up privileges");
     return {};
 }
 

@@ -1,6 +1,5 @@
 // The keeper's half of user_network.h. Its requests come from the user's own processes.
 
-#include <linux/capability.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
@@ -9,7 +8,6 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -17,6 +15,7 @@
 #include "hypervisor/base/tell_ready.h"
 #include "hypervisor/network/guest_side.h"
 #include "hypervisor/network/layout.h"
+#include "hypervisor/network/namespace.h"
 #include "hypervisor/network/network_files.h"
 #include "hypervisor/network/nft.h"
 #include "hypervisor/network/route_socket.h"
@@ -48,17 +47,6 @@ Status set_gate(bool open) {
     auto added = route.add_default_route(TRY(parse_ipv4("gateway", net::kUserGateway)));
     if (!added && added.error().code != Code::already_exists)
         return added;
-    return {};
-}
-
-// From here on it may change the network of its namespace, and nothing else.
-Status keep_only_the_network() {
-    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    __user_cap_data_struct sets[2] = {};
-    sets[0].effective = sets[0].permitted = 1u << CAP_NET_ADMIN;
-    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_DUMPABLE, 0) != 0 ||
-        ::syscall(SYS_capset, &header, sets) != 0)
-        return fail_errno("giving up privileges");
     return {};
 }
 
