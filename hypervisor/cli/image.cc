@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/cli/commands.h"
 #include "hypervisor/sandbox/image.h"
 

@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "hypervisor/base/connect_unix.h"
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/base/small_file.h"
 #include "hypervisor/network/guest_side.h"
 #include "hypervisor/network/layout.h"
@@ -214,11 +215,7 @@ Status apply_user_policy(const stdfs::path& directory, const NetworkPolicy& poli
 
 Status remove_user_network(const stdfs::path& directory) {
     TRY(end_keeper(directory));
-    std::error_code error;
-    stdfs::remove_all(directory / ask::kDirectory, error);
-    if (error)
-        return fail_errno((directory / ask::kDirectory).string(), error.value());
-    return {};
+    return remove_tree(directory / ask::kDirectory);
 }
 
 Result<NetworkReport> inspect_user_network(const stdfs::path& directory) {

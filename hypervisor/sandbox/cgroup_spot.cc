@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/jail/own_user.h"
 #include "hypervisor/sandbox/home.h"
 

@@ -109,12 +109,4 @@ Status make_directory(const stdfs::path& path) {
     return {};
 }
 
-Status remove_tree(const stdfs::path& path) {
-    std::error_code error;
-    stdfs::remove_all(path, error);
-    if (error)
-        return fail_errno(path.string(), error.value());
-    return {};
-}
-
 }  // namespace spore

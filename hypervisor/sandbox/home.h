@@ -49,7 +49,5 @@ Result<std::string> random_name();
 
 // Creates `path` (mode 0700); already_exists if something is there.
 Status make_directory(const std::filesystem::path& path);
-// Removes the tree at `path`, if there is one.
-Status remove_tree(const std::filesystem::path& path);
 
 }  // namespace spore

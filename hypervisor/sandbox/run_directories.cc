@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <optional>
 
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/base/unique_fd.h"
 
 namespace spore {

@@ -8,6 +8,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/end_on_stop.h"
 #include "hypervisor/sandbox/guest.h"

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "hypervisor/base/limits.h"
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/base/sparse_copy.h"
 #include "hypervisor/network/sandbox_network.h"
 #include "hypervisor/sandbox/guest.h"

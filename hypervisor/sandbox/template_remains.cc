@@ -1,5 +1,6 @@
 #include "hypervisor/sandbox/template_remains.h"
 
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/network/sandbox_network.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/sandbox_remains.h"

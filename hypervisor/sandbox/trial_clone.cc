@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/vmm_client.h"
