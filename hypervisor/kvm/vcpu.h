@@ -78,9 +78,14 @@ class Vcpu {
 
     // Everything; with no exit half done (see VcpuThread). `msr_indices`: Kvm::msr_indices().
     Result<VcpuState> save(const std::vector<uint32_t>& msr_indices) const;
-    // Onto a vCPU fresh from create(). With `tsc_offset` (guest TSC less host TSC) the TSC becomes
-    // that; without, it goes on from where the state has it. A machine of several uses
-    // load_vcpus(). Errors: corrupt for a state of the wrong shape, version_mismatch, KVM's.
+    // The part of load() that decides how KVM maps memory for this vCPU, CPUID and special
+    // registers, ahead of the rest; load() of the same state leaves CPUID alone then, which would
+    // have KVM give up what it has mapped. Errors: as load().
+    Status load_paging(const VcpuState& state);
+    // Onto a vCPU fresh from create(), or from load_paging() and map_ahead(). With `tsc_offset`
+    // (guest TSC less host TSC) the TSC becomes that; without, it goes on from where the state has
+    // it. A machine of several uses load_vcpus(). Errors: corrupt for a state of the wrong shape,
+    // version_mismatch, KVM's.
     Status load(const VcpuState& state, std::optional<uint64_t> tsc_offset = std::nullopt);
     // Nothing where the kernel has no such attribute (before 5.16).
     std::optional<uint64_t> tsc_offset() const;
@@ -109,6 +114,7 @@ class Vcpu {
     uint32_t index_;
     size_t xsave_bytes_;
     std::vector<kvm_cpuid_entry2> cpuid_;  // as it was set
+    bool paging_loaded_ = false;           // by load_paging()
     bool tsc_scaled_ = false;              // its TSC has a rate of its own
     std::optional<uint64_t> loaded_tsc_offset_;
 };

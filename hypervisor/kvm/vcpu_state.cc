@@ -122,12 +122,19 @@ Result<VcpuState> Vcpu::save(const std::vector<uint32_t>& msr_indices) const {
     return state;
 }
 
+Status Vcpu::load_paging(const VcpuState& state) {
+    TRY(set_cpuid(state.cpuid));
+    paging_loaded_ = true;
+    return set(KVM_SET_SREGS, "KVM_SET_SREGS", &state.sregs);
+}
+
 Status Vcpu::load(const VcpuState& state, std::optional<uint64_t> tsc_offset) {
     if (state.xsave.size() != xsave_bytes_)
         return fail(Code::version_mismatch, "XSAVE area: " + std::to_string(state.xsave.size()) +
                                                 " bytes in the snapshot, " +
                                                 std::to_string(xsave_bytes_) + " on this host");
-    TRY(set_cpuid(state.cpuid));
+    if (!paging_loaded_)
+        TRY(set_cpuid(state.cpuid));
     TRY(load_tsc_khz(state.tsc_khz));
     // Each ioctl of a vCPU costs 5 us here: what it has already is not set.
     if (index_ != 0 || state.mp_state.mp_state != KVM_MP_STATE_RUNNABLE)

@@ -30,6 +30,9 @@ void Machine::start_clone(CloneStart start, Done done) {
 // Whether the vCPU is to run. Errors end the machine, or are for whoever waits for it to be built.
 bool Machine::begin_clone(VcpuThread& first) {
     auto built = make_empty_vm();
+    // Not of one that was merely started paused: nobody says that it will run soon.
+    if (built && start_ != CloneStart::run && in_pool_)
+        built = map_working_set();
     if (built && start_ == CloneStart::prepared) {
         loop_.post([this] {
             if (on_started_)
@@ -42,10 +45,6 @@ bool Machine::begin_clone(VcpuThread& first) {
         built = load_vm();
     if (built)
         first.attach(vcpus_[0]);  // from here on it can be stopped
-    // Not of one that was merely started paused: KVM writes steal time and the like into a guest
-    // whose vCPU has been in it, and such a clone is to be its snapshot to the last byte.
-    if (built && start_ == CloneStart::built && in_pool_)
-        built = map_working_set();
     saved_cpus_.reset();
     if (!built) {
         loop_.post([this, error = std::move(built).error()] {
@@ -124,10 +123,9 @@ void Machine::began() {
     }
 }
 
-// On the first vCPU's thread: a VM with nothing of the snapshot's in it but where its memory will
-// be. What it costs is the host's affair alone, so a clone that waits for its request has it
-// already. Every vCPU exists before the first is loaded: interrupts between them need somewhere to
-// go.
+// On the first vCPU's thread: a VM with nothing of the snapshot's in it but where its memory is.
+// What it costs is the host's affair alone, so a clone that waits for its request has it already.
+// Every vCPU exists before the first is loaded: interrupts between them need somewhere to go.
 spore::Status Machine::make_empty_vm() {
     vm_ = TRY(Vm::create(*kvm_));
     stages_->mark("create_vm");
@@ -177,11 +175,15 @@ spore::Status Machine::populate_working_set(bool ahead) {
     return {};
 }
 
+// In a VM that has nothing else of the snapshot's yet: no clock, no timer, and no MSR that would
+// have KVM write into the guest (kvmclock, steal time) when its vCPU is entered.
 spore::Status Machine::map_working_set() {
     if (working_set_.runs.empty())
         return {};
-    mapped_pages_ = TRY(map_ahead(*kvm_, vcpus_[0], saved_cpus_->vcpus[0], memory_,
-                                  guest_ranges(memory_, working_set_)));
+    const VcpuState& state = saved_cpus_->vcpus[0];
+    TRY(vcpus_[0].load_paging(state));
+    mapped_pages_ =
+        TRY(map_ahead(*kvm_, vcpus_[0], state, memory_, guest_ranges(memory_, working_set_)));
     stages_->mark("map_ahead");
     return {};
 }

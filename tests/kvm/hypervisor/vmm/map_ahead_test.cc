@@ -100,6 +100,33 @@ TEST_F(MapAhead, LeavesMemoryAndVcpuAsTheyWere) {
     EXPECT_EQ(vcpu_->sregs()->ss.dpl, 3);
 }
 
+// As in a clone that waits: the rest of its state comes with the request.
+TEST_F(MapAhead, ComesBeforeTheRestOfTheState) {
+    constexpr uint8_t kPort = 0x55;
+    put(kCode + 0x234, 0x00e6 | uint64_t{kPort} << 8);  // out kPort, al
+    state_.mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
+    vcpu_.reset();
+    vm_.emplace(*Vm::create(*kvm_));
+    ASSERT_TRUE(vm_->set_memory(memory_));
+    vcpu_.emplace(*Vcpu::create(*kvm_, *vm_, 0));
+    auto paging = vcpu_->load_paging(state_);
+    ASSERT_TRUE(paging) << paging.error().message;
+    auto mapped = map({{GuestAddress(0x20'0000), 3 * kPage}});
+    ASSERT_TRUE(mapped) << mapped.error().message;
+    EXPECT_EQ(*mapped, 3u);
+    auto loaded = vcpu_->load(state_);
+    ASSERT_TRUE(loaded) << loaded.error().message;
+    EXPECT_EQ(vcpu_->regs()->rax, 0x1234'5678u);
+    EXPECT_EQ(vcpu_->regs()->rip, kBase + kCode + 0x234);
+    int error = 0;
+    do {
+        error = vcpu_->run();
+    } while (error == EINTR || error == EAGAIN);
+    ASSERT_EQ(error, 0);
+    EXPECT_EQ(vcpu_->run_page().exit_reason, uint32_t{KVM_EXIT_IO});
+    EXPECT_EQ(vcpu_->run_page().io.port, kPort);
+}
+
 TEST_F(MapAhead, LeavesAGuestWithoutPagingAsItWas) {
     state_.sregs.cr0 = 0x11;
     state_.sregs.efer = 0;
