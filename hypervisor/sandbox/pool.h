@@ -7,7 +7,7 @@
 //   pools/TEMPLATE/keeper.lock       locked as long as the keeper lives
 //   pools/TEMPLATE/keeper.log
 //   pools/TEMPLATE/parked-XXXX/      a clone whose VM is built and loaded
-//   pools/TEMPLATE/ready-XXXX/       one whose process waits, jailed, with a VM that is still empty
+//   pools/TEMPLATE/ready-XXXX/       one whose process waits, jailed, with a VM not loaded yet
 //
 // Such a directory is a sandbox's: its sockets, its disk's top, its logs. Taking a clone is
 // renaming it to sandboxes/ID, which only one can do, so no request waits for the keeper; the
