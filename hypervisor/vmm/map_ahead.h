@@ -19,9 +19,9 @@ namespace spore {
 // it; nothing of the guest's runs. For that the guest must be in 64-bit mode with page tables that
 // have the pages (memory/page_tables.h), or in protected mode without paging.
 //
-// `vcpu` has the paging of `state` at least (Vcpu::load_paging), is the first, and was never run; on
-// the thread that will run it. Returns how many pages are mapped: 0 where neither way is open. Errors: KVM's, and an exit
-// that nobody asked for; the vCPU is of no use then.
+// `vcpu` has the paging of `state` at least (Vcpu::load_paging), is the first, and was never run;
+// on the thread that will run it. Returns how many pages are mapped: 0 where neither way is open.
+// Errors: KVM's, and an exit that nobody asked for; the vCPU is of no use then.
 Result<uint64_t> map_ahead(const Kvm& kvm, Vcpu& vcpu, const VcpuState& state,
                            const GuestMemory& memory, std::span<const MemoryExtent> pages);
 
