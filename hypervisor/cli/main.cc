@@ -1,5 +1,6 @@
 // The spore binary: parses the command line (shared/cli.md is the contract) and runs one command.
 
+#include <algorithm>
 #include <charconv>
 #include <csignal>
 
@@ -59,29 +60,55 @@ constexpr const char* kDescription =
     "  spore exec my-box -- python3 -c 'print(6*7)'     run a command in it\n"
     "  spore destroy my-box                             gone, with all that was in it\n";
 
+struct Commands {
+    std::string_view names;  // a space between
+    void (*add)(CLI::App& app, Context& context);
+};
+// In the order of --help.
+constexpr Commands kCommands[] = {
+    {"doctor", add_doctor},
+    {"run", add_run},
+    {"image", add_image},
+    {"template", add_template},
+    {"create list restart destroy", add_sandbox},
+    {"network-keeper network-resolver", add_network},
+    {"update", add_update},
+    {"stats", add_stats},
+    {"pool", add_pool},
+    {"process", add_process},
+    {"context", add_context},
+    {"exec", add_exec},
+    {"shell", add_shell},
+    {"file", add_file},
+    {"cp", add_cp},
+    {"port", add_port},
+    {"session", add_session},
+};
+
+bool has_word(std::string_view words, std::string_view word) {
+    size_t at = words.find(word);
+    return !word.empty() && at != words.npos && (at == 0 || words[at - 1] == ' ') &&
+           (at + word.size() == words.size() || words[at + word.size()] == ' ');
+}
+
+// Those that `first` is one of, which is what most need; else all: making them takes longer than
+// many a command.
+void add_commands(CLI::App& app, Context& context, std::string_view first) {
+    auto is_it = [&](const Commands& commands) { return has_word(commands.names, first); };
+    bool known = std::ranges::any_of(kCommands, is_it);
+    for (const Commands& commands : kCommands) {
+        if (!known || is_it(commands))
+            commands.add(app, context);
+    }
+}
+
 int run(int argc, char** argv) {
     Context context;
     CLI::App app{kDescription, "spore"};
     app.require_subcommand(1);
     app.set_version_flag("--version", std::string("spore ") + SPORE_VERSION);
     app.get_formatter()->column_width(34);
-    add_doctor(app, context);
-    add_run(app, context);
-    add_image(app, context);
-    add_template(app, context);
-    add_sandbox(app, context);
-    add_network(app, context);
-    add_update(app, context);
-    add_stats(app, context);
-    add_pool(app, context);
-    add_process(app, context);
-    add_context(app, context);
-    add_exec(app, context);
-    add_shell(app, context);
-    add_file(app, context);
-    add_cp(app, context);
-    add_port(app, context);
-    add_session(app, context);
+    add_commands(app, context, argc > 1 ? argv[1] : "");
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& success) {
