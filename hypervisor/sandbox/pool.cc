@@ -175,7 +175,7 @@ Status keep_pool(const Home& home, const PoolSpec& spec, int ready) {
     UniqueFd signals(::signalfd(-1, &ends, SFD_CLOEXEC));
     auto begin = [&]() -> Result<PoolKeeper> {
         TRY(check(spec));
-        auto keeper = TRY(PoolKeeper::begin(home, spec));
+        auto keeper = TRY(PoolKeeper::begin(home, spec, signals.get()));
         TRY(write_info(home.pools() / spec.template_name, spec));
         TRY(keeper.start_zygote(Clock::now() + std::chrono::seconds(60)));
         TRY(keeper.fill());
@@ -186,7 +186,7 @@ Status keep_pool(const Home& home, const PoolSpec& spec, int ready) {
         return fail_errno("telling that the pool is full");
     if (!keeper)
         return std::unexpected(std::move(keeper).error());
-    return keeper->serve(signals.get());
+    return keeper->serve();
 }
 
 }  // namespace spore

@@ -38,8 +38,8 @@ constexpr int kBehindRequestMsMax = 2000;
 
 }  // namespace
 
-Result<PoolKeeper> PoolKeeper::begin(const Home& home, const PoolSpec& spec) {
-    PoolKeeper keeper(home);
+Result<PoolKeeper> PoolKeeper::begin(const Home& home, const PoolSpec& spec, int signals) {
+    PoolKeeper keeper(home, signals);
     keeper.spec_ = spec;
     keeper.template_lock_ = TRY(TemplateLock::share(home, spec.template_name));
     keeper.template_ = TRY(load_template(home, spec.template_name));
@@ -197,10 +197,16 @@ void PoolKeeper::drain_watch() {
     }
 }
 
+bool PoolKeeper::is_told_to_end() const {
+    pollfd told = {signals_, POLLIN, 0};
+    return ::poll(&told, 1, 0) > 0;
+}
+
+// Who ends a pool has patience for the making of one clone, not of a hundred.
 Status PoolKeeper::fill() {
-    while (count(CloneSource::parked) < spec_.parked)
+    while (count(CloneSource::parked) < spec_.parked && !is_told_to_end())
         TRY(make(CloneSource::parked));
-    while (count(CloneSource::ready) < spec_.ready)
+    while (count(CloneSource::ready) < spec_.ready && !is_told_to_end())
         TRY(make(CloneSource::ready));
     return {};
 }
@@ -216,10 +222,10 @@ Status PoolKeeper::refill() {
     return fill();
 }
 
-Status PoolKeeper::serve(int signals) {
+Status PoolKeeper::serve() {
     for (;;) {
         std::vector<pollfd> watched = {
-            {signals, POLLIN, 0}, {watch_.get(), POLLIN, 0}, {zygote_->socket(), POLLIN, 0}};
+            {signals_, POLLIN, 0}, {watch_.get(), POLLIN, 0}, {zygote_->socket(), POLLIN, 0}};
         for (const auto& [name, clone] : waiting_)
             watched.push_back({clone.process.get(), POLLIN, 0});
         if (::poll(watched.data(), watched.size(), -1) < 0 && errno != EINTR)
@@ -227,7 +233,7 @@ Status PoolKeeper::serve(int signals) {
         // Requests come in bursts: the last one's clone first, then more for the next.
         for (bool quiet = false; !quiet;) {
             drain_watch();
-            pollfd next[] = {{signals, POLLIN, 0}, {watch_.get(), POLLIN, 0}};
+            pollfd next[] = {{signals_, POLLIN, 0}, {watch_.get(), POLLIN, 0}};
             int ready = ::poll(next, 2, behind_request_ms_);
             quiet = ready <= 0 || next[0].revents != 0;
             if (next[0].revents != 0)

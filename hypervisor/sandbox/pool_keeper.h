@@ -17,19 +17,20 @@ class PoolKeeper {
   public:
     using Deadline = std::chrono::steady_clock::time_point;
 
-    // Takes the lock, clears away what an earlier keeper left. Errors: already_exists (another
-    // keeper lives), not_found (the template).
-    static Result<PoolKeeper> begin(const Home& home, const PoolSpec& spec);
+    // Takes the lock, clears away what an earlier keeper left. `signals`: a signalfd of those that
+    // end the keeper, which outlives it. Errors: already_exists (another keeper lives), not_found
+    // (the template).
+    static Result<PoolKeeper> begin(const Home& home, const PoolSpec& spec, int signals);
     PoolKeeper(PoolKeeper&&) = default;
     // What waits goes with it.
     ~PoolKeeper();
 
     // Before anything else. Errors: the VMM's.
     Status start_zygote(Deadline deadline);
-    // Until as many wait as are wanted. Errors: the zygote's, a worker's.
+    // Until as many wait as are wanted, or it is told to end. Errors: the zygote's, a worker's.
     Status fill();
-    // Keeps it full until a signal that ends it arrives (`signals`: a signalfd).
-    Status serve(int signals);
+    // Keeps it full until it is told to end.
+    Status serve();
 
   private:
     struct Waiting {
@@ -37,7 +38,8 @@ class PoolKeeper {
         UniqueFd process;  // a pidfd: readable when it has died
     };
 
-    explicit PoolKeeper(const Home& home) : home_(home) {}
+    PoolKeeper(const Home& home, int signals) : home_(home), signals_(signals) {}
+    bool is_told_to_end() const;
     void end_zygote();
     uint32_t count(CloneSource source) const;
     Status make(CloneSource source);
@@ -48,6 +50,7 @@ class PoolKeeper {
     Status refill();
 
     Home home_;
+    int signals_;
     PoolSpec spec_;
     std::optional<TemplateLock> template_lock_;  // while there is a pool
     TemplateInfo template_;
