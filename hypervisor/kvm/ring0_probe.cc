@@ -94,6 +94,8 @@ Result<Ring0Speed> measure_ring0() {
     auto vm = TRY(Vm::create(kvm));
     TRY(vm.set_memory(memory));
     auto vcpu = TRY(Vcpu::create(kvm, vm, 0));
+    // Before registers that not every CPU has: Linux 6.12 takes no long mode for one without CPUID.
+    TRY(vcpu.set_cpuid(TRY(kvm.supported_cpuid())));
     auto sregs = TRY(vcpu.sregs());
     enter_long_mode(sregs);
     TRY(vcpu.set_sregs(sregs));

@@ -127,6 +127,7 @@ class Machine final : public ControlTarget,
     spore::Status load_vm();
     spore::Status rewind_time();
     spore::Status populate_working_set(bool ahead);
+    bool is_mapped_ahead() const;
     spore::Status map_working_set();
     void began();
     bool is_waiting() const { return go_ && !has_run_; }

@@ -152,9 +152,13 @@ Result<uint64_t> read_pages(Vcpu& vcpu, const VcpuState& state, const GuestMemor
 
 }  // namespace
 
+bool can_pre_fault(const Kvm& kvm) {
+    return kvm.extension(kvm_abi::kCapPreFaultMemory) > 0;
+}
+
 Result<uint64_t> map_ahead(const Kvm& kvm, Vcpu& vcpu, const VcpuState& state,
                            const GuestMemory& memory, std::span<const MemoryExtent> pages) {
-    if (kvm.extension(kvm_abi::kCapPreFaultMemory) > 0)
+    if (can_pre_fault(kvm))
         return pre_fault(vcpu, pages);
     return read_pages(vcpu, state, memory, pages);
 }

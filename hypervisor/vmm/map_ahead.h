@@ -13,6 +13,9 @@
 
 namespace spore {
 
+// Whether the kernel has KVM_PRE_FAULT_MEMORY, and nested pages, without which it is of no use.
+bool can_pre_fault(const Kvm& kvm);
+
 // By KVM_PRE_FAULT_MEMORY where the kernel has it (Linux 6.10). Else the vCPU itself reads each
 // page: a loop of some bytes, put in the place of kernel code and taken out again, runs as kernel
 // code in the guest's own address space, with interrupts off, and `state` is loaded again behind

@@ -1,4 +1,5 @@
-"""The bed's kernel: Debian's cloud kernel, downloaded and unpacked (not installed) into a cache.
+"""The bed's kernel: Debian's cloud kernel, downloaded and unpacked (not installed) into a cache; or that of
+another package, $SPORE_BED_KERNEL (linux-image-6.12-cloud-amd64), in a directory of its own there.
 
 $SPORE_BED_CACHE, or $XDG_CACHE_HOME/spore/bed, or ~/.cache/spore/bed holds one directory for each
 package version; all trees and slots share it. A kernel in the cache is used without asking apt.
@@ -13,7 +14,12 @@ import tempfile
 
 from outside.message import BedError, say
 
-META_PACKAGE = "linux-image-cloud-amd64"
+USUAL_PACKAGE = "linux-image-cloud-amd64"
+META_PACKAGE = os.environ.get("SPORE_BED_KERNEL") or USUAL_PACKAGE
+
+
+def module_name(path):
+    return os.path.basename(path).removesuffix(".ko").replace("-", "_")
 
 
 class Kernel:
@@ -30,7 +36,9 @@ class Kernel:
             for line in file:
                 path, _, rest = line.partition(":")
                 needs[path] = rest.split()
-        by_name = {os.path.basename(path)[:-3].replace("-", "_"): path for path in needs}
+        by_name = {module_name(path): path for path in needs}
+        with open(f"{self.modules}/modules.builtin", encoding="utf-8") as file:
+            built_in = {module_name(line.strip()) for line in file}
         order = []
 
         def add(path):
@@ -40,6 +48,8 @@ class Kernel:
                 order.append(path)
 
         for name in wanted:
+            if name in built_in:
+                continue
             if name not in by_name:
                 raise BedError(f"kernel {self.release} has no module {name}")
             add(by_name[name])
@@ -48,7 +58,8 @@ class Kernel:
 
 def cache_directory():
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.abspath(os.environ.get("SPORE_BED_CACHE") or f"{base}/spore/bed")
+    cache = os.path.abspath(os.environ.get("SPORE_BED_CACHE") or f"{base}/spore/bed")
+    return cache if META_PACKAGE == USUAL_PACKAGE else f"{cache}/{META_PACKAGE}"
 
 
 def version_key(name):
@@ -103,6 +114,8 @@ def fetch(cache, tree):
         (image,) = glob.glob(f"{unpacked}/boot/vmlinuz-*")
         run([f"{tree}/tools/extract-vmlinux", image, f"{unpacked}/vmlinux"])
         (modules,) = glob.glob(f"{unpacked}/lib/modules/*")
+        for compressed in glob.glob(f"{modules}/**/*.ko.xz", recursive=True):
+            run(["xz", "-d", compressed])
         run(["/sbin/depmod", "-b", unpacked, os.path.basename(modules)])
         shutil.rmtree(f"{unpacked}/usr", ignore_errors=True)
         target = f"{cache}/kernel-{version}"

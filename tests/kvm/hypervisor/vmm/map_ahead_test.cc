@@ -57,6 +57,7 @@ class MapAhead : public testing::Test {
         ASSERT_TRUE(vcpu_->set_regs(regs));
         state_ = *vcpu_->save(*kvm_->msr_indices());
         state_.mp_state.mp_state = KVM_MP_STATE_HALTED;
+        ASSERT_TRUE(vcpu_->set_mp_state(state_.mp_state));
     }
     void put(uint64_t address, uint64_t value) {
         ASSERT_TRUE(memory_.write(GuestAddress(address), value));
@@ -93,6 +94,7 @@ TEST_F(MapAhead, LeavesMemoryAndVcpuAsTheyWere) {
     state_.sregs.cs.selector = 0x33;
     state_.sregs.ss.selector = 0x2b;
     state_.sregs.cs.dpl = state_.sregs.ss.dpl = 3;
+    ASSERT_TRUE(vcpu_->set_sregs(state_.sregs));
     mapped = map({{GuestAddress(0x20'0000), kPage}});
     ASSERT_TRUE(mapped) << mapped.error().message;
     EXPECT_EQ(*mapped, 1u);
@@ -133,6 +135,8 @@ TEST_F(MapAhead, LeavesAGuestWithoutPagingAsItWas) {
     state_.sregs.cr4 = 0;
     state_.sregs.cs = flat(8, 11, false);
     state_.regs.rip = kCode + 0x234;
+    ASSERT_TRUE(vcpu_->set_sregs(state_.sregs));
+    ASSERT_TRUE(vcpu_->set_regs(state_.regs));
     for (uint64_t at = 0; at < kPage; at += 8)
         put(kCode + at, 0x1111'1111'0000'0000 + at);
     auto mapped = map({{GuestAddress(0x20'0000), 3 * kPage}, {GuestAddress(0x50'0000), kPage}});
