@@ -106,8 +106,9 @@ Result<DescriptorChain> Queue::read_chain(uint16_t head) {
     size_t index = head;
     bool seen_writable = false;
     bool indirect = false;
-    for (unsigned count = 0;; count++) {
-        // A chain that loops is longer than the queue: the count ends it (§2.7.5.3.1).
+    for (unsigned count = 0;;) {
+        // A chain that loops is longer than the queue: the count ends it (§2.7.5.3.1). The
+        // descriptor of an indirect table is none of the chain's: Linux fills the table up.
         if (count >= limits::kChainDescriptorsMax)
             return corrupt("descriptors of one chain", count + 1, limits::kChainDescriptorsMax);
         if (index >= table_size)
@@ -129,6 +130,7 @@ Result<DescriptorChain> Queue::read_chain(uint16_t head) {
             continue;
         }
         TRY(append(chain, descriptor, seen_writable));
+        count++;
         if (!(descriptor.flags & kDescriptorNext))
             break;
         index = descriptor.next;

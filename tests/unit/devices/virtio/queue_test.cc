@@ -90,6 +90,28 @@ TEST_F(QueueTest, FollowsAnIndirectTable) {
     queue.push(std::move(chain), 0);
 }
 
+TEST_F(QueueTest, TakesAnIndirectTableOfAsManyAsAChainMayHaveAndNoMore) {
+    constexpr uint16_t kMax = limits::kChainDescriptorsMax;
+    for (uint16_t count : {kMax, static_cast<uint16_t>(kMax + 1)}) {
+        std::vector<VirtqDescriptor> table;
+        for (uint16_t index = 0; index < count; index++)
+            table.push_back({0x30000, 4, kDescriptorNext, static_cast<uint16_t>(index + 1)});
+        table.back().flags = 0;
+        auto bytes = std::as_bytes(std::span(table));
+        ASSERT_TRUE(memory.write_bytes(GuestAddress(0x32000), bytes).has_value());
+        driver.write_descriptor(
+            3, {0x32000, static_cast<uint32_t>(bytes.size()), kDescriptorIndirect, 0});
+        driver.publish(3);
+        if (count > kMax) {
+            expect_broken();
+        } else {
+            DescriptorChain chain = pop_one();
+            EXPECT_EQ(chain.readable().size(), size_t{kMax});
+            queue.push(std::move(chain), 0);
+        }
+    }
+}
+
 TEST_F(QueueTest, RejectsAChainThatLoops) {
     driver.write_descriptor(0, {0x30000, 4, kDescriptorNext, 1});
     driver.write_descriptor(1, {0x30000, 4, kDescriptorNext, 0});
