@@ -3,6 +3,7 @@
 #include <sys/statvfs.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 
 #include "agent/file.h"
@@ -23,6 +24,16 @@ uint64_t number_in(const char* name) {
     return std::strtoull(read_file(setting(name)).value_or(std::string()).c_str(), nullptr, 10);
 }
 
+// "USED 0 MOST"; of a guest without /proc nothing is told.
+void read_open_files(GuestUsage& usage) {
+    const std::string text = read_file("/proc/sys/fs/file-nr").value_or(std::string());
+    unsigned long long used = 0, most = 0;
+    if (std::sscanf(text.c_str(), "%llu %*u %llu", &used, &most) != 2)
+        return;
+    usage.open_files = used;
+    usage.open_files_max = most;
+}
+
 }  // namespace
 
 Status GuestSystem::count_memory() {
@@ -30,14 +41,14 @@ Status GuestSystem::count_memory() {
     if (!counted)
         return fail(Code::host_unsupported, "memory limit: this guest's kernel cannot count it: " +
                                                 counted.error().message);
+    counts_memory_ = true;
     return {};
 }
 
 Status GuestSystem::limit_commands(const CommandLimits& limits) {
-    const bool counted = read_file(setting("memory.max")).has_value();
-    if (limits.memory_bytes != 0 && !counted)
+    if (limits.memory_bytes != 0 && !counts_memory_)
         TRY(count_memory());
-    if (limits.memory_bytes != 0 || counted)
+    if (counts_memory_)
         TRY(write_setting(setting("memory.max"), limits.memory_bytes == 0
                                                      ? std::string("max")
                                                      : std::to_string(limits.memory_bytes)));
@@ -57,6 +68,7 @@ Result<GuestUsage> GuestSystem::usage() {
         return fail_errno("statvfs of /");
     usage.root_bytes = root.f_blocks * root.f_frsize;
     usage.root_bytes_used = (root.f_blocks - root.f_bfree) * root.f_frsize;
+    read_open_files(usage);
     return usage;
 }
 

@@ -41,6 +41,7 @@ class GuestSystem : public System {
 
     UniqueFd cgroup_;
     uint32_t processes_most_ = 0;  // what commands may have at most, others' reserve taken off
+    bool counts_memory_ = false;   // of commands: there is a memory.max
     bool frozen_ = false;          // there were commands to freeze
     UniqueFd boot_id_;             // the file over the kernel's, once it is bound
     // Of shed_identity:

@@ -109,6 +109,13 @@ void Processes::forget(uint32_t id) {
     processes_.erase(found);
 }
 
+Processes::Kept Processes::kept() const {
+    Kept kept{.processes = static_cast<uint32_t>(processes_.size()), .reserved = log_bytes_};
+    for (const auto& [id, process] : processes_)
+        kept.output_bytes += process->log().bytes_kept();
+    return kept;
+}
+
 void Processes::sweep_groups() {
     left_groups_.remove_if([](ControlGroup& group) { return group.remove(); });
 }

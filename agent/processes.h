@@ -30,6 +30,12 @@ class Processes {
     // Errors: unavailable while it runs.
     Status remove(Process& process);
 
+    struct Kept {
+        uint32_t processes = 0;
+        uint64_t output_bytes = 0, reserved = 0;  // of their logs
+    };
+    Kept kept() const;
+
     // Some child has ended: control groups that were still in use may be empty now.
     void sweep_groups();
 

@@ -8,6 +8,7 @@
 #include "agent/request.h"
 #include "agent/server.h"
 #include "agent/sessions.h"
+#include "hypervisor/base/agent_limits.h"
 
 namespace spore {
 
@@ -57,11 +58,14 @@ Served serve_set_limits(const Request& request) {
 
 Served serve_get_usage(const Request& request) {
     const GuestUsage usage = TRY(request.server.guest().usage());
+    const Processes::Kept kept = request.server.processes().kept();
     request.connection.send(
         request.stream,
         wire::CreateUsage(request.connection.buffer(), usage.used.processes, usage.bound.processes,
                           usage.used.memory_bytes, usage.bound.memory_bytes, usage.root_bytes,
-                          usage.root_bytes_used));
+                          usage.root_bytes_used, usage.open_files, usage.open_files_max,
+                          kept.processes, limits::kProcessesMax, kept.output_bytes, kept.reserved,
+                          limits::kProcessLogsBytesMax));
     return nullptr;
 }
 

@@ -25,6 +25,7 @@ struct GuestUsage {
     CommandLimits used, bound;
     uint64_t root_bytes = 0;
     uint64_t root_bytes_used = 0;
+    uint64_t open_files = 0, open_files_max = 0;  // of the whole guest
 };
 
 // What the guest's one network interface becomes.

@@ -2,6 +2,7 @@
 
 #include "hypervisor/cli/network.h"
 
+#include "hypervisor/jail/jail.h"
 #include "hypervisor/network/sandbox_network.h"
 #include "hypervisor/network/user_network.h"
 #include "hypervisor/sandbox/card.h"
@@ -55,7 +56,9 @@ void add_keeper(CLI::App& app, Context& context) {
     auto ready = std::make_shared<int>(-1);
     CLI::App* command = app.add_subcommand("network-keeper", "")->group("");
     command->add_option("--ready-fd", *ready)->required();
-    on_chosen(command, context, [ready] { return keep_user_network(*ready); });
+    on_chosen(command, context, [ready] {
+        return keep_user_network(*ready, [] { return restrict_thread(Role::keeper); });
+    });
 }
 
 void add_resolver(CLI::App& app, Context& context) {

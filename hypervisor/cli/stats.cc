@@ -15,6 +15,36 @@ nlohmann::json optional_json(const std::optional<uint64_t>& value) {
     return value ? nlohmann::json(*value) : nlohmann::json();
 }
 
+// As the device has it; null: no limit.
+nlohmann::json rate_json(const RateLimits& limits, const char* operations) {
+    auto value = [](const Rate& rate) {
+        return rate.limited() ? nlohmann::json(rate.per_second) : nlohmann::json();
+    };
+    return {{"bytes_per_second", value(limits.bytes)}, {operations, value(limits.operations)}};
+}
+
+// An agent of an earlier Spore tells no bound of what it does not know.
+nlohmann::json known_json(uint64_t value, uint64_t bound) {
+    return bound == 0 ? nlohmann::json() : nlohmann::json(value);
+}
+
+nlohmann::json guest_json(const AgentUsage& guest) {
+    return {
+        {"pids", guest.processes},
+        {"pids_max", guest.processes_max},
+        {"commands_memory_bytes", guest.memory_bytes},
+        {"commands_memory_bytes_max", guest.memory_bytes_max},
+        {"root_bytes", guest.root_bytes_used},
+        {"root_bytes_max", guest.root_bytes},
+        {"open_files", known_json(guest.open_files, guest.open_files_max)},
+        {"open_files_max", known_json(guest.open_files_max, guest.open_files_max)},
+        {"kept_processes", known_json(guest.kept_processes, guest.kept_processes_max)},
+        {"kept_processes_max", known_json(guest.kept_processes_max, guest.kept_processes_max)},
+        {"output_bytes", known_json(guest.output_bytes, guest.output_bytes_max)},
+        {"output_bytes_reserved", known_json(guest.output_bytes_reserved, guest.output_bytes_max)},
+        {"output_bytes_max", known_json(guest.output_bytes_max, guest.output_bytes_max)}};
+}
+
 nlohmann::json to_json(const SandboxStats& stats) {
     nlohmann::json document = {
         {"id", stats.info.record.id},
@@ -25,8 +55,15 @@ nlohmann::json to_json(const SandboxStats& stats) {
          {{"bytes", stats.memory_bytes},
           {"vmm_bytes_max", optional_json(stats.memory_max)},
           {"oom_kills", optional_json(stats.oom_kills)}}},
+        {"vmm",
+         {{"open_files", optional_json(stats.process.open_files)},
+          {"open_files_max", optional_json(stats.process.open_files_max)},
+          {"tasks", optional_json(stats.process.tasks)},
+          {"tasks_max", optional_json(stats.process.tasks_max)}}},
         {"disk", {{"bytes", stats.disk_bytes}, {"bytes_max", stats.disk_max}}},
         {"network", nullptr},
+        {"console", nullptr},
+        {"vsock", nullptr},
         {"guest", nullptr},
         {"not_enforced", unenforced_json(stats.unenforced)},
         {"not_known", unenforced_json(stats.why_not)}};
@@ -37,21 +74,28 @@ nlohmann::json to_json(const SandboxStats& stats) {
         disk["written_bytes"] = stats.disk->written_bytes;
         disk["writes"] = stats.disk->writes;
         disk["throttled_us"] = stats.disk->throttled_us;
+        disk["held_to"] = rate_json(stats.disk->held_to, "operations_per_second");
     }
     if (stats.network)
-        document["network"] = {{"rx_bytes", stats.network->rx_bytes},
-                               {"rx_packets", stats.network->rx_packets},
-                               {"rx_throttled_us", stats.network->rx_throttled_us},
-                               {"tx_bytes", stats.network->tx_bytes},
-                               {"tx_packets", stats.network->tx_packets},
-                               {"tx_throttled_us", stats.network->tx_throttled_us}};
+        document["network"] = {
+            {"rx_bytes", stats.network->rx_bytes},
+            {"rx_packets", stats.network->rx_packets},
+            {"rx_throttled_us", stats.network->rx_throttled_us},
+            {"tx_bytes", stats.network->tx_bytes},
+            {"tx_packets", stats.network->tx_packets},
+            {"tx_throttled_us", stats.network->tx_throttled_us},
+            {"held_to", rate_json(stats.network->held_to, "packets_per_second")}};
+    if (stats.console)
+        document["console"] = {{"bytes", stats.console->bytes},
+                               {"bytes_max", stats.console->bytes_max},
+                               {"dropped_bytes", stats.console->dropped_bytes}};
+    if (stats.vsock)
+        document["vsock"] = {{"connections", stats.vsock->connections},
+                             {"connections_max", stats.vsock->connections_max},
+                             {"buffered_bytes", stats.vsock->buffered_bytes},
+                             {"refused", stats.vsock->refused}};
     if (stats.guest)
-        document["guest"] = {{"pids", stats.guest->processes},
-                             {"pids_max", stats.guest->processes_max},
-                             {"commands_memory_bytes", stats.guest->memory_bytes},
-                             {"commands_memory_bytes_max", stats.guest->memory_bytes_max},
-                             {"root_bytes", stats.guest->root_bytes_used},
-                             {"root_bytes_max", stats.guest->root_bytes}};
+        document["guest"] = guest_json(*stats.guest);
     return document;
 }
 
@@ -63,6 +107,10 @@ std::string seconds_text(uint64_t us) {
 
 std::string of(const std::string& used, const std::string& bound) {
     return bound.empty() ? used : used + "/" + bound;
+}
+
+std::string optional_text(const std::optional<uint64_t>& value) {
+    return value ? std::to_string(*value) : "-";
 }
 
 void add_row(Table& table, const SandboxStats& stats) {
@@ -84,10 +132,22 @@ void add_row(Table& table, const SandboxStats& stats) {
     if (stats.guest)
         pids =
             of(std::to_string(stats.guest->processes), std::to_string(stats.guest->processes_max));
+    std::string console = "-", vsock = "-", output = "-";
+    if (stats.console)
+        console = of(human_bytes(stats.console->bytes), human_bytes(stats.console->bytes_max));
+    if (stats.vsock)
+        vsock = of(std::to_string(stats.vsock->connections),
+                   std::to_string(stats.vsock->connections_max));
+    if (stats.guest && stats.guest->output_bytes_max != 0)
+        output =
+            of(human_bytes(stats.guest->output_bytes), human_bytes(stats.guest->output_bytes_max));
     uint64_t memory_max = quotas.memory_max != 0 ? quotas.memory_max : stats.memory_max.value_or(0);
-    table.add({stats.info.record.id, cpu, limit.empty() ? "-" : limit,
-               of(human_bytes(stats.memory_bytes), memory_max == 0 ? "" : human_bytes(memory_max)),
-               of(human_bytes(stats.disk_bytes), human_bytes(stats.disk_max)), io, net, pids});
+    table.add(
+        {stats.info.record.id, cpu, limit.empty() ? "-" : limit,
+         of(human_bytes(stats.memory_bytes), memory_max == 0 ? "" : human_bytes(memory_max)),
+         of(human_bytes(stats.disk_bytes), human_bytes(stats.disk_max)), io, net, pids,
+         of(optional_text(stats.process.open_files), optional_text(stats.process.open_files_max)),
+         vsock, console, output});
 }
 
 Status stats(Context& context, const std::string& id) {
@@ -98,7 +158,8 @@ Status stats(Context& context, const std::string& id) {
     else
         wanted.push_back(TRY(find_sandbox(home, id)));
     nlohmann::json document = nlohmann::json::array();
-    Table table({"ID", "CPU TIME", "CPUS", "MEMORY", "DISK", "BLOCK", "NETWORK", "PIDS"});
+    Table table({"ID", "CPU TIME", "CPUS", "MEMORY", "DISK", "BLOCK", "NETWORK", "PIDS", "FILES",
+                 "VSOCK", "CONSOLE", "OUTPUT"});
     for (const SandboxInfo& info : wanted) {
         if (!info.alive && id.empty())
             continue;

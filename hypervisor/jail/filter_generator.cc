@@ -89,6 +89,7 @@ int main() {
     emit("kVcpuSharedPidsProgram", {kVcpu, kSharedPids});
     emit("kLoopSharedPidsProgram", {kVcpu, kLoop, kSharedPids});
     emit("kResolverProgram", {kResolver});
+    emit("kKeeperProgram", {kResolver, kKeeper});
     emit("kZygoteProgram", {kVcpu, kLoop, kZygote});
     std::printf("}  // namespace spore::filter\n");
     return 0;

@@ -10,6 +10,7 @@
 #include <linux/kvm.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -263,6 +264,13 @@ inline constexpr Rule kResolver[] = {
     {__NR_restart_syscall},
     {__NR_exit},
     {__NR_exit_group},
+};
+
+// Of a network by passt the keeper, beside that: takes requests of the user's, and asks for the
+// flags of its interfaces.
+inline constexpr Rule kKeeper[] = {
+    {__NR_accept4},
+    ioctl_of(SIOCGIFFLAGS),
 };
 
 }  // namespace spore::filter

@@ -90,6 +90,7 @@ enum class Role {
     loop,      // builds a machine and serves its devices; starts the vCPU threads
     zygote,    // forks workers, makes their rings
     resolver,  // no VMM's: answers a guest's questions for names
+    keeper,    // no VMM's: changes the rules of a user's network (user_network.h)
 };
 
 // The calling thread makes only `role`'s system calls from here on (filter_policy.h); any other

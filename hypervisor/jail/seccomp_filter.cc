@@ -30,6 +30,8 @@ std::span<const sock_filter> program_of(Role role) {
             return filter::kZygoteProgram;
         case Role::resolver:
             return filter::kResolverProgram;
+        case Role::keeper:
+            return filter::kKeeperProgram;
     }
     __builtin_unreachable();
 }

@@ -113,9 +113,10 @@ Status RouteSocket::make_pair(const std::string& name, const std::string& peer,
 
 Status RouteSocket::set_up(const std::string& name, bool up) {
     Message<ifinfomsg> message(RTM_NEWLINK, 0);
-    message.payload->ifi_index = TRY(index_of(name));
     message.payload->ifi_change = IFF_UP;
     message.payload->ifi_flags = up ? unsigned{IFF_UP} : 0;
+    // By its name: asking for its number would be another socket, and this is on a request's path.
+    ::mnl_attr_put_strz(message.header, IFLA_IFNAME, name.c_str());
     return exchange(message.header, std::string("interface '") + name + (up ? "': up" : "': down"));
 }
 

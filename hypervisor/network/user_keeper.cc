@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <optional>
+
 #include "hypervisor/base/small_file.h"
 #include "hypervisor/base/tell_ready.h"
 #include "hypervisor/network/guest_side.h"
@@ -29,13 +31,19 @@ namespace ask = user_requests;
 
 namespace {
 
-// Whether it is up is what the interface says: whoever asks is told what is.
-bool gate_is_open() {
+// What the interface says; nothing: there is none.
+std::optional<int> flags_of(const char* name) {
     UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     ifreq request = {};
-    std::string_view(net::kUplink).copy(request.ifr_name, IFNAMSIZ - 1);
-    return socket && ::ioctl(socket.get(), SIOCGIFFLAGS, &request) == 0 &&
-           (request.ifr_flags & IFF_UP) != 0;
+    std::string_view(name).copy(request.ifr_name, IFNAMSIZ - 1);
+    if (!socket || ::ioctl(socket.get(), SIOCGIFFLAGS, &request) != 0)
+        return std::nullopt;
+    return request.ifr_flags;
+}
+
+// Whoever asks is told what is.
+bool gate_is_open() {
+    return (flags_of(net::kUplink).value_or(0) & IFF_UP) != 0;
 }
 
 Status set_gate(bool open) {
@@ -86,7 +94,7 @@ class Keeper {
             char news[8192];
             while (::recv(links_.get(), news, sizeof(news), 0) > 0) {
             }
-            if (::if_nametoindex(net::kTap) == 0)
+            if (!flags_of(net::kTap))
                 return {};
             if (watched[0].revents != 0)
                 serve_one();
@@ -167,9 +175,11 @@ class Keeper {
 
 }  // namespace
 
-Status keep_user_network(int ready) {
+Status keep_user_network(int ready, const std::function<Status()>& shut_in) {
     Keeper keeper;
     auto begun = keeper.begin();
+    if (begun)
+        begun = shut_in();
     if (!tell_ready(UniqueFd(ready), begun))
         return fail_errno("telling that the network is kept");
     TRY(begun);

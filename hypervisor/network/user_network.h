@@ -21,6 +21,7 @@
 // is not refused until they are loaded again; inspect_network() tells that.
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -42,9 +43,10 @@ Result<std::vector<std::string>> pasta_arguments();
 // Before the keeper is started: its directory and the rules that it is to load.
 Status prepare_user_network(const std::filesystem::path& directory, const NetworkPolicy& policy,
                             const NetworkBounds& bounds = {});
-// The keeper itself, in the clone's directory, which is its working directory. Writes one line to
-// `ready` (tell_ready) when it can be asked; until the tap is gone.
-Status keep_user_network(int ready);
+// The keeper itself, in the clone's directory, which is its working directory. When all that it
+// needs is open it calls `shut_in`; writes one line to `ready` (tell_ready) when it can be asked;
+// until the tap is gone.
+Status keep_user_network(int ready, const std::function<Status()>& shut_in);
 // From a keeper that is ready: the tap, once. The gate is closed.
 Result<UniqueFd> take_user_tap(const std::filesystem::path& directory);
 

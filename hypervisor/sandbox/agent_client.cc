@@ -100,6 +100,10 @@ const AgentInfo& AgentClient::info() const {
     return wire_->info;
 }
 
+bool AgentClient::takes_limits() const {
+    return wire_->info.protocol >= kLimitsProtocol;
+}
+
 bool AgentClient::broken() const {
     return wire_->broken();
 }
@@ -216,7 +220,14 @@ Result<AgentUsage> AgentClient::usage(Deadline deadline) {
                       .memory_bytes = usage->memory_bytes(),
                       .memory_bytes_max = usage->memory_bytes_max(),
                       .root_bytes = usage->root_bytes(),
-                      .root_bytes_used = usage->root_bytes_used()};
+                      .root_bytes_used = usage->root_bytes_used(),
+                      .open_files = usage->open_files(),
+                      .open_files_max = usage->open_files_max(),
+                      .kept_processes = usage->kept_processes(),
+                      .kept_processes_max = usage->kept_processes_max(),
+                      .output_bytes = usage->output_bytes(),
+                      .output_bytes_reserved = usage->output_bytes_reserved(),
+                      .output_bytes_max = usage->output_bytes_max()};
 }
 
 Status AgentClient::power_off(Deadline deadline) {

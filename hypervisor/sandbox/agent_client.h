@@ -57,6 +57,11 @@ struct AgentUsage {
     uint32_t processes = 0, processes_max = 0;
     uint64_t memory_bytes = 0, memory_bytes_max = 0;  // counted only where there is a bound
     uint64_t root_bytes = 0, root_bytes_used = 0;     // of its root file system
+    // With a bound of 0: not known, the agent is of an earlier Spore.
+    uint64_t open_files = 0, open_files_max = 0;  // of the whole guest
+    uint32_t kept_processes = 0, kept_processes_max = 0;
+    // Kept of those processes' output, reserved for it, and what can be.
+    uint64_t output_bytes = 0, output_bytes_reserved = 0, output_bytes_max = 0;
 };
 
 // What makes a clone one of its own.
@@ -168,6 +173,8 @@ class AgentClient {
 
     const AgentInfo& info() const;
     bool broken() const;
+    // Whether the agent knows limits: one of an earlier Spore does not.
+    bool takes_limits() const;
 
     // After it the guest has its own entropy, clock and names, and runs commands. Errors: those of
     // the step in the guest that failed; it stays sealed then.

@@ -45,6 +45,16 @@ namespace {
 
 constexpr const char* kPasstLog = "passt.log";
 
+// What a network by passt lacks, as `spore stats` names it.
+constexpr const char* kHostRules = "network_host_rules";
+constexpr const char* kNetworkCgroup = "network_cgroup";
+constexpr const char* kByPasst = "its network is by passt: ";
+constexpr const char* kHostRulesLack =
+    "there is no second rule set on the host, and addresses that the host gets later are refused "
+    "from the next spore update ID --network on";
+constexpr const char* kNetworkCgroupLack =
+    "what passt and the keeper of its rules use is counted to no sandbox";
+
 // AppArmor's profile of Debian's pasta lets it start what lies in /usr/bin, wherever we do.
 constexpr const char* kStarter = "/usr/bin/env";
 
@@ -132,6 +142,17 @@ Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy
         return {};
     TRY(apply_policy(directory, {}));
     return std::unexpected(std::move(started).error().within("resolver"));
+}
+
+std::vector<Unenforced> network_lacks(const std::filesystem::path& directory) {
+    if (!has_user_network(directory))
+        return {};
+    return {{kHostRules, std::string(kByPasst) + kHostRulesLack},
+            {kNetworkCgroup, std::string(kByPasst) + kNetworkCgroupLack}};
+}
+
+std::string user_networks_lack() {
+    return std::string(kHostRulesLack) + "; " + kNetworkCgroupLack;
 }
 
 Status serve_names(const std::filesystem::path& directory, const NetworkWords& words, int vmm_pid,

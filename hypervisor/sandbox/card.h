@@ -6,6 +6,7 @@
 
 #include "hypervisor/network/sandbox_network.h"
 #include "hypervisor/sandbox/agent_client.h"
+#include "hypervisor/sandbox/cgroup_quotas.h"
 #include "hypervisor/sandbox/home.h"
 #include "hypervisor/sandbox/vmm_process.h"
 
@@ -32,6 +33,11 @@ std::vector<std::string> card_arguments(bool with_mac);
 // `words`, which the resolver is told. On an error nothing passes.
 Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
                      const NetworkWords& words, const ProcessIdentity& vmm);
+
+// What of the network in `directory` is not held, if it has one by passt: by which name, and why.
+std::vector<Unenforced> network_lacks(const std::filesystem::path& directory);
+// The same as one sentence's end, where networks are by passt.
+std::string user_networks_lack();
 
 // The resolver itself: `spore network-resolver`. Writes one line to `ready`, like spore-vmm, when
 // it answers; until the VM ends.

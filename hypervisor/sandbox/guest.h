@@ -14,8 +14,9 @@ namespace spore {
 inline constexpr uint32_t kAgentPort = 1024;
 inline constexpr const char* kVsockName = "v";  // short: "v_<port>" is beside it
 inline constexpr const char* kControlName = "control";
-// Of a clone that waits: the FIFO through which it gets its go.
-inline constexpr const char* kGoName = "go";
+// Of a clone that waits: the FIFO through which it gets its go (schema/go.h). Another name where
+// that changes: one of an earlier build is then none to take.
+inline constexpr const char* kGoName = "go-2";
 
 // Connects to the agent behind `run_directory`, trying again until it listens. Errors: timeout;
 // unavailable as soon as the VMM itself is gone.

@@ -12,6 +12,7 @@
 #include "hypervisor/kvm/kvm.h"
 #include "hypervisor/kvm/ring0_probe.h"
 #include "hypervisor/network/sandbox_network.h"
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/production_facts.h"
 
 namespace spore {
@@ -125,13 +126,12 @@ HostFinding check_networks() {
         finding.remedy = "name one with --dns";
     } else {
         finding.good = true;
-        finding.what =
-            (may_make_networks() ? "nftables, forwarding"
-                                 : "by passt, in namespaces of this user's, with nftables there: "
-                                   "Spore has no right to make links on the host. Not enforced: a "
-                                   "second rule set on the host; addresses that it gets later are "
-                                   "refused from the next spore update on") +
-            std::string("; sandboxes ask ") + ipv4_text(nameserver);
+        finding.what = (may_make_networks() ? std::string("nftables, forwarding")
+                                            : "by passt, in namespaces of this user's, with "
+                                              "nftables there: Spore has no right "
+                                              "to make links on the host. Not enforced: " +
+                                                  user_networks_lack()) +
+                       std::string("; sandboxes ask ") + ipv4_text(nameserver);
     }
     return finding;
 }

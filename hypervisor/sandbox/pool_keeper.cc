@@ -73,10 +73,11 @@ Result<PoolKeeper> PoolKeeper::begin(const Home& home, const PoolSpec& spec, int
     return keeper;
 }
 
-// The lease ends what waits; what of it has been taken meanwhile is not in here any more.
+// The lease ends what waits; what of it was taken is somebody's, and its end is not waited for.
 PoolKeeper::~PoolKeeper() {
     if (!lock_ || !*lock_)  // none, or moved away
         return;
+    drop_gone();
     lease_write_.reset();
     end_zygote();
     for (auto& [name, clone] : waiting_) {

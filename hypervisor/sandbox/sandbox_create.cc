@@ -63,18 +63,21 @@ int64_t us_between(uint64_t begun_ns, uint64_t ns) {
 class Creation {
   public:
     // `size`: where the quotas have to know it. `replaced`: whose place the new one is to take, in
-    // one step at the end; its directory is locked by the caller.
+    // one step at the end; its directory is locked by the caller. `begun_ns`: when it was asked
+    // for.
     Creation(const Home& home, const SandboxSpec& spec, const NetworkPolicy& policy,
-             const GuestSize& size, Clock::time_point deadline, const SandboxRecord* replaced)
+             const GuestSize& size, Clock::time_point deadline, const SandboxRecord* replaced,
+             uint64_t begun_ns)
         : home_(home),
           spec_(spec),
           policy_(policy),
           size_(size),
           deadline_(deadline),
           replaced_(replaced),
-          begun_ns_(monotonic_ns()) {
+          begun_ns_(begun_ns) {
         if (spec.stage_times)
             stages_.start();
+        stages_.mark("checked");
     }
     ~Creation() {
         if (!finished_)
@@ -132,7 +135,7 @@ class Creation {
             lock_ = std::move(taken->lock);
             source_ = taken->source;
             stages_.mark("take");
-            if (give_go(target)) {
+            if (give_go(target, {.disk = spec_.quotas.io, .network = spec_.quotas.net})) {
                 stages_.mark("go");
                 auto handover = TRY(read_handover(target));
                 agent_state_ = handover.agent;
@@ -160,6 +163,7 @@ class Creation {
             arguments.push_back(word);
         if (spec_.stage_times)
             arguments.push_back("--stage-times");
+        std::ranges::copy(rate_arguments(spec_.quotas), std::back_inserter(arguments));
         UniqueFd tap;
         if (source.network) {
             tap = TRY(make_card_network(directory_, policy_));
@@ -221,7 +225,10 @@ class Creation {
         stages_.mark("send");
         TRY(open_network());
         // While the guest is at it, and before anything of the user's can run in it.
-        auto quotas = TRY(QuotaChange::begin(directory_, {}, spec_.quotas, size_));
+        Quotas had;
+        had.io = spec_.quotas.io;  // these came with its go, or by its command line
+        had.net = spec_.quotas.net;
+        auto quotas = TRY(QuotaChange::begin(directory_, had, spec_.quotas, size_));
         if (spec_.quotas != Quotas{})
             stages_.mark("limits");
         TRY(agent.confirm_identity(deadline_));
@@ -229,6 +236,8 @@ class Creation {
         if (quotas.disk_bytes() != 0)
             TRY(agent.grow_root(deadline_, quotas.disk_bytes()));
         unenforced_ = quotas.unenforced();
+        if (policy_.mode != NetworkMode::none)
+            std::ranges::copy(network_lacks(directory_), std::back_inserter(unenforced_));
         stages_.mark("confirmed");
         b3_us_ = (monotonic_ns() - begun_ns_) / 1000;
         return agent;
@@ -342,10 +351,13 @@ Result<GuestSize> check_quotas_for(const Home& home, const SandboxSpec& spec) {
 
 Result<CreatedSandbox> make_sandbox(const Home& home, const SandboxSpec& spec,
                                     Clock::time_point deadline, const SandboxRecord* replaced) {
+    uint64_t begun_ns = monotonic_ns();
     auto policy = TRY(complete_policy(spec.network));
     TRY(check_template_owner(home, spec.template_name, spec.owner));
     auto size = TRY(check_quotas_for(home, spec));
-    auto create = [&] { return Creation(home, spec, policy, size, deadline, replaced).run(); };
+    auto create = [&] {
+        return Creation(home, spec, policy, size, deadline, replaced, begun_ns).run();
+    };
     auto made = create();
     if (!made && made.error().code == Code::already_exists && replaced == nullptr) {
         // Or it is what is left of one whose creator died.

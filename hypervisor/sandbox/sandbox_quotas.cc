@@ -21,6 +21,15 @@ CgroupQuotas cgroup_quotas(const Quotas& quotas, const GuestSize& size) {
     return cgroup;
 }
 
+std::vector<std::string> rate_arguments(const Quotas& quotas) {
+    std::vector<std::string> arguments;
+    if (quotas.io.limited())
+        arguments.insert(arguments.end(), {"--io-max", rate_limits_text(quotas.io, "ops")});
+    if (quotas.net.limited())
+        arguments.insert(arguments.end(), {"--net-max", rate_limits_text(quotas.net, "packets")});
+    return arguments;
+}
+
 std::optional<AgentLimits> agent_limits(const Quotas& quotas, const Quotas& before) {
     if (quotas.pids_max == before.pids_max && quotas.memory_max == before.memory_max)
         return std::nullopt;

@@ -23,6 +23,8 @@ struct GuestSize {
 // What the cgroup of such a guest's spore-vmm is held to, whoever made it: its memory with the
 // stated overhead, its threads, and what `quotas` say. Without a size memory is left out.
 CgroupQuotas cgroup_quotas(const Quotas& quotas, const GuestSize& size);
+// spore-vmm's options for the rates of its devices.
+std::vector<std::string> rate_arguments(const Quotas& quotas);
 // What the guest's agent is to be told, if anything has changed.
 std::optional<AgentLimits> agent_limits(const Quotas& quotas, const Quotas& before);
 

@@ -3,10 +3,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/cgroup_spot.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/sandbox_quotas.h"
@@ -36,6 +40,26 @@ void read_process(int pid, SandboxStats& stats, bool cpu, bool memory) {
         stats.memory_bytes = pages * static_cast<uint64_t>(::sysconf(_SC_PAGE_SIZE));
 }
 
+// Whose /proc is not ours to read is told by an error of `fd`.
+void read_descriptors(int pid, SandboxStats& stats) {
+    std::string process = "/proc/" + std::to_string(pid);
+    std::error_code error;
+    uint64_t open = 0;
+    stdfs::directory_iterator each(process + "/fd", error);
+    for (; !error && each != stdfs::directory_iterator(); each.increment(error))
+        open++;
+    if (error)
+        stats.why_not.push_back({"open_files", process + "/fd: " + error.message()});
+    else
+        stats.process.open_files = open;
+    std::ifstream limits(process + "/limits");
+    for (std::string line; std::getline(limits, line);) {
+        unsigned long long most = 0;
+        if (std::sscanf(line.c_str(), "Max open files %llu", &most) == 1)
+            stats.process.open_files_max = most;
+    }
+}
+
 void read_disk(const stdfs::path& directory, SandboxStats& stats) {
     struct stat status = {};
     if (::stat((directory / disk_layer_file(0)).c_str(), &status) != 0)
@@ -50,6 +74,9 @@ void take_counters(const VmmStatus& status, SandboxStats& stats) {
         auto found = counters.find(name);
         return found == counters.end() ? 0 : found->second;
     };
+    auto rates = [&](const std::string& name) {
+        return RateLimits{{at(name + ".bytes_max"), 0}, {at(name + ".operations_max"), 0}};
+    };
     constexpr uint64_t kNsPerUs = 1000;
     if (counters.contains("block0.reads")) {
         DiskStats& disk = stats.disk.emplace();
@@ -58,6 +85,7 @@ void take_counters(const VmmStatus& status, SandboxStats& stats) {
         disk.written_bytes = at("block0.written_bytes");
         disk.writes = at("block0.writes") + at("block0.flushes") + at("block0.discards");
         disk.throttled_us = at("block0.throttled_ns") / kNsPerUs;
+        disk.held_to = rates("block0");
     }
     if (counters.contains("net0.rx_frames")) {
         NetworkStats& network = stats.network.emplace();
@@ -67,7 +95,13 @@ void take_counters(const VmmStatus& status, SandboxStats& stats) {
         network.tx_bytes = at("net0.tx_bytes");
         network.tx_packets = at("net0.tx_frames");
         network.tx_throttled_us = at("net0.tx.throttled_ns") / kNsPerUs;
+        network.held_to = rates("net0.tx");
     }
+    if (counters.contains("console.bytes"))
+        stats.console = {at("console.bytes"), at("console.bytes_max"), at("console.dropped_bytes")};
+    if (counters.contains("vsock.connections"))
+        stats.vsock = {at("vsock.connections"), at("vsock.connections_max"),
+                       at("vsock.buffered_bytes"), at("vsock.refused")};
 }
 
 // Which of its quotas its cgroup does not have.
@@ -82,6 +116,19 @@ std::vector<Unenforced> unenforced_of(const Quotas& quotas, const CgroupUsage& u
     if (quotas.memory_max != 0 && !usage.memory_max)
         missing.push_back({"memory_max", why + " (commands in the guest are held to it)"});
     return missing;
+}
+
+// Which rates its devices have not.
+void compare_rates(const Quotas& quotas, SandboxStats& stats) {
+    auto same = [](const RateLimits& one, const RateLimits& other) {
+        return one.bytes.per_second == other.bytes.per_second &&
+               one.operations.per_second == other.operations.per_second;
+    };
+    constexpr const char* kWhy = "its device has another limit, or none";
+    if (stats.disk && !same(quotas.io, stats.disk->held_to))
+        stats.unenforced.push_back({"io_max", kWhy});
+    if (stats.network && !same(quotas.net, stats.network->held_to))
+        stats.unenforced.push_back({"net_max", kWhy});
 }
 
 }  // namespace
@@ -103,14 +150,21 @@ Result<SandboxStats> sandbox_stats(const Home& home, const SandboxInfo& info,
     stats.oom_kills = usage.oom_kills;
     read_process(info.record.process.pid, stats, !usage.cpu_us, !usage.memory_bytes);
     stats.unenforced = unenforced_of(info.record.quotas, usage, !cgroup.empty());
+    stats.process.tasks = usage.tasks;
+    stats.process.tasks_max = usage.tasks_max;
+    read_descriptors(info.record.process.pid, stats);
+    if (info.record.network)
+        std::ranges::copy(network_lacks(directory), std::back_inserter(stats.unenforced));
     read_disk(directory, stats);
 
     auto vmm = VmmClient::connect(directory);
     auto status = vmm ? vmm->status(deadline) : std::unexpected(vmm.error());
-    if (status)
+    if (status) {
         take_counters(*status, stats);
-    else
+        compare_rates(info.record.quotas, stats);
+    } else {
         stats.why_not.push_back({"disk, network", status.error().message});
+    }
     auto agent = connect_agent(directory, deadline);
     auto guest = agent ? agent->usage(deadline) : std::unexpected(agent.error());
     if (guest)

@@ -15,10 +15,28 @@ struct DiskStats {
     uint64_t read_bytes = 0, reads = 0;
     uint64_t written_bytes = 0, writes = 0;  // flushes and discards are writes
     uint64_t throttled_us = 0;
+    RateLimits held_to;  // as the device has it
 };
 struct NetworkStats {
     uint64_t rx_bytes = 0, rx_packets = 0, rx_throttled_us = 0;
     uint64_t tx_bytes = 0, tx_packets = 0, tx_throttled_us = 0;
+    RateLimits held_to;  // in each direction
+};
+// Of its serial console, into console.log.
+struct ConsoleStats {
+    uint64_t bytes = 0, bytes_max = 0;
+    uint64_t dropped_bytes = 0;  // above that
+};
+struct VsockStats {
+    uint64_t connections = 0, connections_max = 0;
+    uint64_t buffered_bytes = 0;  // for host programs that are slow
+    uint64_t refused = 0;         // connections, at the bound or by the other side
+};
+// Of its VMM's process.
+struct ProcessStats {
+    std::optional<uint64_t> open_files;      // descriptors
+    std::optional<uint64_t> open_files_max;  // RLIMIT_NOFILE
+    std::optional<uint64_t> tasks, tasks_max;
 };
 
 // Nothing: not to be known here, and `why_not` says of what and why.
@@ -33,6 +51,9 @@ struct SandboxStats {
     uint64_t disk_max = 0;               // the size of the disk that the guest sees
     std::optional<DiskStats> disk;
     std::optional<NetworkStats> network;  // nothing: no card, or not to be known
+    std::optional<ConsoleStats> console;
+    std::optional<VsockStats> vsock;
+    ProcessStats process;
     std::optional<AgentUsage> guest;
     std::vector<Unenforced> unenforced;
     std::vector<Unenforced> why_not;

@@ -29,6 +29,10 @@ Status use(const TemplateInfo& draft, const Path& run, Clock::time_point deadlin
     AgentIdentity identity;
     identity.hostname = "trial";
     identity.machine_id = std::string(32, '0');
+    // Some come with limits: what putting them into force touches is in the set too.
+    constexpr uint32_t kProcesses = 1000;
+    if (agent.takes_limits())
+        identity.limits = AgentLimits{.processes = kProcesses};
     TRY(agent.identify(identity, deadline));
     return run_least_command(agent, deadline);
 }

@@ -84,11 +84,10 @@ Result<std::vector<std::byte>> VmmClient::receive_packet(Deadline deadline) {
     return reply;
 }
 
-Status give_go(const std::filesystem::path& directory) {
+Status give_go(const std::filesystem::path& directory, const CloneGo& word) {
     UniqueFd go(::open((directory / kGoName).c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));
     if (!go && errno == ENXIO)
         return fail(Code::unavailable, "the clone that waited has died");
-    uint64_t word = 1;
     if (!go || ::write(go.get(), &word, sizeof(word)) != sizeof(word))
         return fail_errno((directory / kGoName).string());
     return {};

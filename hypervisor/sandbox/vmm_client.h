@@ -14,6 +14,7 @@
 #include "hypervisor/base/result.h"
 #include "hypervisor/base/unique_fd.h"
 #include "hypervisor/jail/jail.h"
+#include "schema/go.h"
 
 namespace spore {
 
@@ -38,9 +39,10 @@ struct VmmLimits {
     uint64_t disk_bytes = 0;  // no less than it has; 0: stays
 };
 
-// Lets the clone that waits in `directory` run. Its vCPU's thread reads the word itself, so nothing
-// but that thread's waking up is between. Errors: unavailable (it has died).
-Status give_go(const std::filesystem::path& directory);
+// Lets the clone that waits in `directory` run, within the limits that `go` has. Its vCPU's thread
+// reads the word itself, so nothing but that thread's waking up is between. Errors: unavailable (it
+// has died).
+Status give_go(const std::filesystem::path& directory, const CloneGo& go = {});
 
 // One request at a time. Errors of every call: what the VMM answers; unavailable when it is gone;
 // timeout at the deadline.

@@ -79,6 +79,11 @@ void Console::write(std::span<const std::byte> bytes) {
         loop_.post([this] { flush(); });
 }
 
+uint64_t Console::taken_bytes() {
+    std::lock_guard lock(mutex_);
+    return total_;
+}
+
 void Console::flush() {
     if (write_op_.in_flight())
         return;

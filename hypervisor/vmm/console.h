@@ -42,6 +42,10 @@ class Console {
     // Gives the ring's operations up and writes what is left; then the loop may go.
     void finish();
 
+    // Any thread: what it has taken, and will take at most (of a file; else 0: no bound), and what
+    // it has not.
+    uint64_t taken_bytes();
+    uint64_t bytes_max() const { return limit_ == ~uint64_t{0} ? 0 : limit_; }
     uint64_t dropped_bytes() const { return dropped_; }
 
   private:
@@ -52,7 +56,6 @@ class Console {
     EventLoop& loop_;
     bool interactive_;
     uint64_t limit_;  // bytes in all, for a file
-    uint64_t total_ = 0;
     RingFile output_;
     RingFile input_;
     std::optional<termios> saved_terminal_;
@@ -61,6 +64,7 @@ class Console {
     std::array<std::byte, 256> input_buffer_ = {};
 
     std::mutex mutex_;
+    uint64_t total_ = 0;              // guarded by mutex_; what it has taken
     std::vector<std::byte> waiting_;  // guarded by mutex_
     bool flush_posted_ = false;       // guarded by mutex_
     std::atomic<uint64_t> dropped_ = 0;

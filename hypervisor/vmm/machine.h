@@ -25,6 +25,7 @@
 #include "hypervisor/vmm/control_server.h"
 #include "hypervisor/vmm/snapshot_files.h"
 #include "hypervisor/vmm/vcpu_thread.h"
+#include "schema/go.h"
 
 namespace spore {
 
@@ -66,6 +67,9 @@ class Machine final : public ControlTarget,
 
     // Starts or continues the vCPUs and the devices of a machine that is built.
     void run();
+    // Adds what is to be told of the other end of its serial port.
+    using Counters = std::vector<std::pair<std::string, uint64_t>>;
+    void count_console(std::function<void(Counters&)> count) { count_console_ = std::move(count); }
     // Called once, when it runs for the first time.
     void on_first_run(std::function<void()> call) { on_first_run_ = std::move(call); }
     // What was made on disk for this machine (its disks' new tops) outlives it from here on. Until
@@ -123,6 +127,7 @@ class Machine final : public ControlTarget,
     bool begin_clone(VcpuThread& first);
     bool wait_for_go();
     void give_go();
+    spore::Status take_limits_of_go();
     spore::Status make_empty_vm();
     spore::Status load_vm();
     spore::Status rewind_time();
@@ -191,6 +196,7 @@ class Machine final : public ControlTarget,
     std::vector<WaitingDoorbell> waiting_doorbells_;  // assigned before there was a VM
     StageTimer* stages_ = nullptr;
     std::function<void()> on_first_run_;
+    std::function<void(Counters&)> count_console_;
     std::vector<Done> pause_waiters_;
     std::vector<Done> built_waiters_;   // of a clone that its thread is still making
     std::vector<Done> resume_waiters_;  // of a clone that has been given its go
@@ -198,6 +204,7 @@ class Machine final : public ControlTarget,
     // Of a clone: what its first vCPU's thread waits for, a FIFO of whoever takes clones or an
     // eventfd of our own.
     UniqueFd go_;
+    std::optional<CloneGo> go_limits_;  // that came with it; for the loop from began() on
     CloneStart start_ = CloneStart::run;
     bool in_pool_ = false;  // it waits for somebody else's go
     Done on_started_;

@@ -6,7 +6,7 @@ namespace spore {
 
 namespace {
 
-using Counters = std::vector<std::pair<std::string, uint64_t>>;
+using Counters = Machine::Counters;
 
 void add_rate(Counters& counters, const std::string& name, const RateLimiter& rate) {
     RateLimits limits = rate.limits();
@@ -47,6 +47,14 @@ void Machine::add_device_counters(Status& status) {
         add_rate(counters, name + ".rx", network->rx_rate());
         add_rate(counters, name + ".tx", network->tx_rate());
     }
+    if (vsock_ != nullptr) {
+        counters.emplace_back("vsock.connections", vsock_->connection_count());
+        counters.emplace_back("vsock.connections_max", limits::kVsockConnectionsMax);
+        counters.emplace_back("vsock.buffered_bytes", vsock_->buffered_bytes());
+        counters.emplace_back("vsock.refused", vsock_->vsock_counters().refused);
+    }
+    if (count_console_)
+        count_console_(counters);
 }
 
 // What can fail comes first: all of them or none.

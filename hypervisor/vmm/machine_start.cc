@@ -79,13 +79,15 @@ bool Machine::begin_clone(VcpuThread& first) {
 
 // False: the machine is to end instead.
 bool Machine::wait_for_go() {
-    uint64_t word = 0;  // an eventfd has eight bytes for us, a FIFO as many as somebody wrote
+    CloneGo go;
     ssize_t got = 0;
     do {
-        got = ::read(go_.get(), &word, sizeof(word));
+        got = ::read(go_.get(), &go, sizeof(go));
     } while (got < 0 && errno == EINTR);
-    if (got <= 0 || quitting_)
+    if ((got != sizeof(go) && got != sizeof(go.word)) || quitting_)
         return false;
+    if (got == sizeof(go))
+        go_limits_ = go;  // began() sees to them
     stages_->mark("go");
     begun_ = true;
     return true;
@@ -107,6 +109,10 @@ void Machine::was_in_guest() {
 void Machine::began() {
     if (state_ == RunState::ended)
         return;
+    if (auto limited = take_limits_of_go(); !limited) {
+        end({VmExit::Reason::host_error, limited.error().message});
+        return;
+    }
     has_run_ = true;
     state_ = RunState::paused;
     run();
@@ -120,6 +126,15 @@ void Machine::began() {
         state_ = RunState::pausing;
         park_vcpus();
     }
+}
+
+// Before the devices do anything.
+spore::Status Machine::take_limits_of_go() {
+    if (!go_limits_)
+        return {};
+    TRY(check_rate_limits("io-max", go_limits_->disk, "ops"));
+    TRY(check_rate_limits("net-max", go_limits_->network, "packets"));
+    return control_limits({go_limits_->disk, go_limits_->network, go_limits_->network});
 }
 
 // On the first vCPU's thread: a VM with nothing of the snapshot's in it but where its memory is.

@@ -86,6 +86,7 @@ Status Vmm::boot_machine(const VmmOptions& options) {
         TRY(serve_control(TRY(bind_control_socket(options.control_path)), options.control_path));
     TRY(serve_signals(true));
     machine_->keep_files();
+    count_console();
     if (!options.start_paused)
         machine_->run();
     return {};
@@ -104,6 +105,7 @@ Status Vmm::restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, C
             exit_ = exit;
             loop_->stop();
         }));
+    count_console();
     if (files.lease)
         watch_lease(std::move(files.lease));
     // The first vCPU's thread makes the VM, and runs it, while this one does the rest.
@@ -119,6 +121,14 @@ Status Vmm::restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, C
     TRY(std::move(*started_));
     machine_->keep_files();
     return {};
+}
+
+void Vmm::count_console() {
+    machine_->count_console([this](Machine::Counters& counters) {
+        counters.emplace_back("console.bytes", console_->taken_bytes());
+        counters.emplace_back("console.bytes_max", console_->bytes_max());
+        counters.emplace_back("console.dropped_bytes", console_->dropped_bytes());
+    });
 }
 
 Status Vmm::serve_control(UniqueFd socket, const std::string& path) {

@@ -54,6 +54,7 @@ class Vmm {
   private:
     Status boot_machine(const VmmOptions& options);
     Status restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, CloneStart start);
+    void count_console();
     Status serve_control(UniqueFd socket, const std::string& path);
     Status serve_signals(bool interactive);
     void watch_lease(UniqueFd lease);

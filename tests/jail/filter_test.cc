@@ -31,8 +31,11 @@ const List kLists[] = {
     {"zygote", {filter::kVcpu, filter::kLoop, filter::kZygote}},
 };
 
-// Of a process that makes sockets; what it may not, like all of them.
-const List kResolverList = {"resolver", {filter::kResolver}};
+// Of processes that make sockets; what they may not, like all of them.
+const List kNetworkLists[] = {
+    {"resolver", {filter::kResolver}},
+    {"keeper", {filter::kResolver, filter::kKeeper}},
+};
 
 bool has(const List& list, long number) {
     return std::ranges::any_of(list.rules, [&](std::span<const Rule> rules) {
@@ -147,31 +150,36 @@ TEST_P(Filter, KillsForEverySystemCallOffTheList) {
     expect_all_others_killed(GetParam());
 }
 
-TEST(ResolverFilter, KillsForEverySystemCallOffTheList) {
-    expect_all_others_killed(kResolverList);
+class NetworkFilter : public ::testing::TestWithParam<List> {};
+
+TEST_P(NetworkFilter, KillsForEverySystemCallOffTheList) {
+    expect_all_others_killed(GetParam());
 }
 
-TEST(ResolverFilter, NamesNothingThatReachesOut) {
-    for (const Rule& rule : filter::kResolver) {
-        bool may_try = rule.number == SYS_connect || rule.number == SYS_socket || rule.error != 0;
-        EXPECT_TRUE(may_try || std::ranges::find(kNever, rule.number) == std::end(kNever))
-            << "system call " << rule.number;
-        if (rule.number == SYS_socket) {
-            EXPECT_TRUE(rule.mask == filter::k32 &&
-                        (rule.value == AF_INET || rule.value == AF_NETLINK));
+TEST_P(NetworkFilter, NamesNothingThatReachesOut) {
+    for (std::span<const Rule> rules : GetParam().rules) {
+        for (const Rule& rule : rules) {
+            bool may_try =
+                rule.number == SYS_connect || rule.number == SYS_socket || rule.error != 0;
+            EXPECT_TRUE(may_try || std::ranges::find(kNever, rule.number) == std::end(kNever))
+                << "system call " << rule.number;
+            if (rule.number == SYS_socket) {
+                EXPECT_TRUE(rule.mask == filter::k32 &&
+                            (rule.value == AF_INET || rule.value == AF_NETLINK));
+            }
         }
     }
 }
 
-// From within: what a resolver that a guest or a nameserver has taken over may try.
-TEST(ResolverFilter, LetsNoAttemptOnTheHostThrough) {
+// From within: what one that a guest, a nameserver or a client has taken over may try.
+TEST_P(NetworkFilter, LetsNoAttemptOnTheHostThrough) {
     for (const auto* list : {&probe::attempts_without_filter(), &probe::attempts_against_filter()})
         for (const auto& attempt : *list) {
             // Rules are changed by netlink: those of its own namespace, where alone it has a right.
             if (attempt.name == std::string("call") ||
                 attempt.name == std::string("netlink_socket"))
                 continue;
-            auto ended = run_probe(kResolverList.role, attempt.name, 1);
+            auto ended = run_probe(GetParam().role, attempt.name, 1);
             EXPECT_TRUE(ended.signal == SIGSYS || ended.status == probe::kRefused)
                 << attempt.name << ": status " << ended.status << ", signal " << ended.signal;
         }
@@ -201,6 +209,8 @@ TEST_P(Filter, KillsForArgumentsOffTheList) {
     }
 }
 
+INSTANTIATE_TEST_SUITE_P(Role, NetworkFilter, ::testing::ValuesIn(kNetworkLists),
+                         [](const auto& with) { return std::string(with.param.role); });
 INSTANTIATE_TEST_SUITE_P(Role, Filter, ::testing::ValuesIn(kLists),
                          [](const auto& with) { return std::string(with.param.role); });
 

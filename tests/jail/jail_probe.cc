@@ -63,6 +63,8 @@ int main_with(std::span<char*> arguments) {
         restricted = Role::vcpu;
     else if (role == "resolver")
         restricted = Role::resolver;
+    else if (role == "keeper")
+        restricted = Role::keeper;
     if (restricted && !restrict_thread(*restricted))
         return kBroken;
     for (const auto* list :

@@ -68,11 +68,36 @@ TEST_F(Passt, ProcessesHaveNoRightButTheirs) {
     EXPECT_EQ(keeper["CapEff"], "0000000000001000") << "CAP_NET_ADMIN, in its own namespace";
     EXPECT_EQ(keeper["CapPrm"], "0000000000001000");
     EXPECT_EQ(keeper["NoNewPrivs"], "1");
+    EXPECT_EQ(keeper["Seccomp"], "2") << "a list of system calls";
     EXPECT_THAT(keeper["Uid"], HasSubstr("12345"));
     auto pasta = status_of(processes.pasta);
     EXPECT_EQ(pasta["Seccomp"], "2");
     EXPECT_EQ(pasta["NoNewPrivs"], "1");
     EXPECT_THAT(pasta["Uid"], HasSubstr("12345"));
+}
+
+// Inside all have the same addresses, and what leaves one is a socket of the host's: there is no
+// address of another, with its rules and without.
+TEST_F(Passt, NoOtherSandboxWithOrWithoutRules) {
+    Guest one(policy("open")), other(policy("open"));
+    UniqueFd server = listen_in(other.ns());
+    UniqueFd receiver = receive_in(other.ns());
+    ASSERT_EQ(other.connect("198.18.0.2"), 0) << "it listens";
+    ASSERT_TRUE(accept_from(server.get()));
+    auto try_all = [&] {
+        for (const char* address : {"198.18.0.2", "198.18.0.1", "198.19.0.2", "198.19.0.1",
+                                    kHostOutside, kPublic, "255.255.255.255"}) {
+            EXPECT_NE(one.connect(address, kPort, kMomentMs / 5), 0) << address;
+            UniqueFd sender = make_socket(one.ns(), SOCK_DGRAM);
+            send_to(sender.get(), "hello", address);
+        }
+        EXPECT_FALSE(accept_from(server.get(), kMomentMs));
+        EXPECT_EQ(read_from(receiver.get(), kMomentMs), "");
+    };
+    try_all();
+    ASSERT_TRUE(in_namespace(one.sandbox_namespace().get(),
+                             [] { return run_nft("insert rule inet spore forward accept"); }));
+    try_all();
 }
 
 TEST_F(Passt, EndsWithTheVm) {

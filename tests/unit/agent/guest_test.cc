@@ -57,7 +57,9 @@ class FakeSystem : public System {
         return note("limits " + std::to_string(limits.processes) + " " +
                     std::to_string(limits.memory_bytes));
     }
-    Result<GuestUsage> usage() override { return GuestUsage{{3, 4 << 20}, {5, 6 << 20}, 7, 2}; }
+    Result<GuestUsage> usage() override {
+        return GuestUsage{{3, 4 << 20}, {5, 6 << 20}, 7, 2, 8, 9};
+    }
 
   private:
     Status note(const std::string& what) {
@@ -164,6 +166,11 @@ TEST_F(GuestTest, TellsWhatIsUsedOfItsLimits) {
     EXPECT_EQ(usage->memory_bytes_max, 6u << 20);
     EXPECT_EQ(usage->root_bytes, 7u);
     EXPECT_EQ(usage->root_bytes_used, 2u);
+    EXPECT_EQ(usage->open_files, 8u);
+    EXPECT_EQ(usage->open_files_max, 9u);
+    EXPECT_EQ(usage->kept_processes, 0u);
+    EXPECT_EQ(usage->kept_processes_max, limits::kProcessesMax);
+    EXPECT_EQ(usage->output_bytes_max, limits::kProcessLogsBytesMax);
 }
 
 TEST_F(GuestTest, RefusesConnectionsToPortsWhileSealed) {

@@ -50,6 +50,8 @@ TEST_F(ConsoleTest, ALogTakesItsBoundAndNoMore) {
     }
     console->finish();
     EXPECT_EQ(size(), limits::kConsoleLogBytesMax);
+    EXPECT_EQ(console->taken_bytes(), limits::kConsoleLogBytesMax);
+    EXPECT_EQ(console->bytes_max(), limits::kConsoleLogBytesMax);
     EXPECT_EQ(console->dropped_bytes(), written - limits::kConsoleLogBytesMax);
 }
 

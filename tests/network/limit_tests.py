@@ -1,0 +1,129 @@
+"""What limits hold sandboxes to, and what is told of it: tests of tests/network/run."""
+
+import collections
+import os
+import subprocess
+import time
+
+import inventory
+from world import check, wait_until
+
+
+def what_is_not_enforced_is_told(rig):
+    """By doctor, create, update and stats alike, whichever cgroups this host has; and what holds without, holds."""
+    quotas = next(each for each in rig.json_of_any('doctor')['checks'] if each['name'] == 'quotas')
+    missing = {name for name, option in (('cpu_max', '--cpu-max'), ('cpu_weight', '--cpu-weight'),
+                                         ('memory_max', '--memory-max')) if option in quotas['found']}
+    check(quotas['good'] == (not missing and 'threads' not in quotas['found']), quotas)
+    words = ('--cpu-max', '0.5', '--cpu-weight', '50')
+    asked = {'cpu_max', 'cpu_weight'}
+    made = rig.make('q', *words, template='plain')
+    told = set(made['not_enforced'])
+    check(told & asked == missing & asked, f'create says {told}, doctor {missing}')
+    stats = rig.json('stats', 'q')
+    told = set(stats['not_enforced'])
+    check(told & asked == missing & asked, f'stats says {told}, doctor {missing}')
+    update = rig.json('update', 'q', '--cpu-max', '0.7')
+    told = set(update['not_enforced'])
+    check(told & {'cpu_max'} == missing & {'cpu_max'}, f'update says {told}, doctor {missing}')
+    with open(f'/proc/{made["pid"]}/limits', encoding='ascii') as file:
+        limit = next(line for line in file if line.startswith('Max processes')).split()[2]
+    check(limit != 'unlimited' and int(limit) <= 2048, f'a VMM may have {limit} threads')
+    rig.run('destroy', 'q')
+
+
+def rates_come_with_the_start(rig):
+    """Of devices: the device itself says which it has, from its first request on, whichever way it came."""
+    words = ('--io-max', '2M,ops=200', '--net-max', '1M,packets=1000', '--network', 'egress', *rig.dns)
+    disk = {'bytes_per_second': 2 << 20, 'operations_per_second': 200}
+    card = {'bytes_per_second': 1 << 20, 'packets_per_second': 1000}
+    for source in ('parked', 'ready', 'cold'):
+        if source != 'cold':
+            rig.run('pool', 'start', 'card', f'--{source}', '1')
+        made = rig.make(source, *words)
+        check(made['source'] == source, made)
+        if source != 'cold':
+            rig.run('pool', 'stop', 'card')
+        stats = rig.json('stats', source)
+        check(stats['disk']['held_to'] == disk and stats['network']['held_to'] == card, stats)
+        check(not {'io_max', 'net_max'} & set(stats['not_enforced']), stats)
+    rig.run('update', 'ready', '--io-max', 'none')
+    stats = rig.json('stats', 'ready')
+    check(set(stats['disk']['held_to'].values()) == {None} and stats['network']['held_to'] == card, stats)
+    rig.make('free', '--network', 'egress', *rig.dns)
+    stats = rig.json('stats', 'free')
+    check({*stats['disk']['held_to'].values(), *stats['network']['held_to'].values()} == {None}, stats)
+    rig.run('destroy', 'parked', 'ready', 'cold', 'free')
+    wait_until(rig.nothing_left, 'all of it to be gone')
+
+
+def what_has_no_option_is_told(rig):
+    """Descriptors, connections, what the console has said: each with the bound that holds it."""
+    made = rig.make('s', template='plain')
+    stats = rig.json('stats', 's')
+    fds = f'/proc/{made["pid"]}/fd'
+    there, told = len(os.listdir(fds)), stats['vmm']['open_files']
+    check(0 < told and abs(told - there) <= 4, f'{told} descriptors are told, {there} are there')
+    with open(f'/proc/{made["pid"]}/limits', encoding='ascii') as file:
+        limit = next(line for line in file if line.startswith('Max open files')).split()[3]
+    check(stats['vmm']['open_files_max'] == int(limit) < 4096, f'{stats["vmm"]} of {limit}')
+    check(stats['vsock']['connections'] <= stats['vsock']['connections_max'] == 1024, stats['vsock'])
+    check(stats['console']['bytes_max'] == 1 << 20 and stats['console']['dropped_bytes'] == 0, stats['console'])
+    rig.run('destroy', 's')
+
+
+QUOTAS = ('--cpu-max', '0.5', '--cpu-weight', '50', '--io-max', '50M,ops=5000', '--net-max', '50M,packets=50000')
+# (template, options): by turns.
+KINDS = (('card', ()),
+         ('card', ('--network', 'egress', *QUOTAS)),
+         ('plain', QUOTAS),
+         ('card', ('--network', 'egress', '--allow', 'a.example', *QUOTAS)))
+
+
+def what_is_there(rig):
+    """By kind, a Counter of what this host has."""
+    tables = subprocess.run(['nft', 'list', 'tables'], check=True, capture_output=True, text=True).stdout
+    return {
+        'processes': rig.processes(),
+        'mounts': inventory.mounts(),
+        'cgroups': inventory.cgroups(rig),
+        'users in use': inventory.users(),
+        'files of the state directory': collections.Counter(rig.files(rig.home)),
+        'files of /run': collections.Counter(each for each in rig.files('/run')
+                                             if not each[0].startswith(('spore-users/', 'spore-network/.host'))),
+        'tables of rules': collections.Counter(tables.splitlines()),
+        'interfaces': collections.Counter(os.listdir('/sys/class/net')),
+    }
+
+
+def rounds(rig):
+    """Sandboxes with networks and quotas, some of a pool: the host has what it had before."""
+    def one(number):
+        template, options = KINDS[number % len(KINDS)]
+        dns = rig.dns if template == 'card' else ()
+        made = rig.make('r', *options, *dns, template=template)
+        if options == KINDS[1][1]:
+            stats = rig.json('stats', 'r')
+            check(stats['network']['held_to']['bytes_per_second'] == 50 << 20, stats)
+        rig.run('destroy', 'r')
+        return made['source']
+
+    wait_until(rig.nothing_left, 'what was before to be gone')
+    for number in range(len(KINDS)):  # what a host keeps from its first ones
+        one(number)
+    rig.run('pool', 'start', 'card', '--ready', '1')
+    rig.run('pool', 'stop', 'card')
+    wait_until(rig.nothing_left, 'the first ones to be gone')
+    before, begun, sources = what_is_there(rig), time.monotonic(), collections.Counter()
+    for number in range(rig.rounds):
+        if number == rig.rounds // 2:
+            rig.run('pool', 'start', 'card', '--parked', '1', '--ready', '1')
+        sources[one(number)] += 1
+    rig.run('pool', 'stop', 'card')
+    print(f'     {rig.rounds} in {time.monotonic() - begun:.0f} s: {dict(sources)}', flush=True)
+
+    def as_before():
+        rig.run('list')  # what ended is removed by the next command
+        return inventory.difference(before, what_is_there(rig)) or True
+
+    wait_until(as_before, 'the host as it was')
