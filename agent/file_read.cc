@@ -15,9 +15,6 @@ namespace spore {
 
 namespace {
 
-// With its frame around it no more than the 64 KiB that one packet of vsock has.
-constexpr size_t kReadBytes = limits::kFrameChunkBytes - 4096;
-
 class FileReader : public GrantedStream {
   public:
     using GrantedStream::GrantedStream;
@@ -51,8 +48,8 @@ class FileReader : public GrantedStream {
 
   protected:
     bool turn() override {
-        const auto room =
-            static_cast<size_t>(std::min<uint64_t>({kReadBytes, credit_.left(), left_}));
+        const auto room = static_cast<size_t>(
+            std::min<uint64_t>({limits::kFileChunkBytes, credit_.left(), left_}));
         if (room == 0 && left_ != 0)
             return false;
         const ssize_t count = room == 0 ? 0 : send_bytes(room);
@@ -84,16 +81,13 @@ class FileReader : public GrantedStream {
         const ssize_t count = ::read(file_.get(), bytes, room);
         const int error = errno;
         if (count < static_cast<ssize_t>(room)) {
-            const auto scratch = server_.scratch();
-            if (count > 0)
-                std::memcpy(scratch.data(), bytes, static_cast<size_t>(count));
+            const std::vector<uint8_t> few(bytes, bytes + std::max<ssize_t>(count, 0));
             buffer.Clear();
             if (count <= 0) {
                 errno = error;
                 return count;
             }
-            vector = buffer.CreateVector(reinterpret_cast<const uint8_t*>(scratch.data()),
-                                         static_cast<size_t>(count));
+            vector = buffer.CreateVector(few);
         }
         send(wire::CreateFileData(buffer, vector));
         credit_.spend(static_cast<size_t>(count));

@@ -33,6 +33,10 @@ Result<UniqueFd> bind_vsock(uint32_t port) {
     address.svm_family = AF_VSOCK;
     address.svm_cid = VMADDR_CID_ANY;
     address.svm_port = port;
+    // What it accepts has them too. A kernel that does not know them leaves it at its own 256 KiB.
+    const uint64_t bytes = limits::kAgentSocketBytes;
+    for (const int option : {SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE})
+        (void)::setsockopt(socket.get(), AF_VSOCK, option, &bytes, sizeof(bytes));
     if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
         return fail_errno("bind to vsock port " + std::to_string(port));
     return socket;

@@ -16,6 +16,8 @@ constexpr uint32_t kPayloadBytesMin = 12;
 constexpr size_t kReceiveBytes = limits::kFrameChunkBytes + 1024;
 // Room for some of them at once: fewer receives, and seldom a part of one to be moved to the front.
 constexpr size_t kKeptBytes = 4 * kReceiveBytes;
+// Moving so many bytes costs more than a receive.
+constexpr size_t kLargeRestBytes = 16 * limits::kKiB;
 // A depth that no frame of ours comes near.
 constexpr uint32_t kTableDepthMax = 8;
 
@@ -63,12 +65,25 @@ std::span<std::byte> FrameReader::room() {
         data_.reset();
         capacity_ = 0;
     }
-    if (capacity_ - end_ < kReceiveBytes) {
+    const size_t rest = rest_of_frame();
+    const size_t least = rest == 0 ? kReceiveBytes : std::min(rest, kReceiveBytes);
+    if (capacity_ - end_ < least) {
         move_to_front();
-        if (capacity_ - end_ < kReceiveBytes)
+        if (capacity_ - end_ < least)
             reserve(std::max(kKeptBytes, end_ * 2));
     }
-    return {data_.get() + end_, capacity_ - end_};
+    // A large frame is received to its end and no further, or the part of the next one that came
+    // with it would have to be moved to the front.
+    const size_t most = rest >= kLargeRestBytes ? rest : std::max(rest, kReceiveBytes);
+    return {data_.get() + end_, std::min(capacity_ - end_, most)};
+}
+
+// What the frame that has begun still lacks; 0 if that is not known.
+size_t FrameReader::rest_of_frame() const {
+    if (size() < kLengthBytes)
+        return 0;
+    const size_t whole = kLengthBytes + length_at(data_.get() + begin_);
+    return whole <= size() ? 0 : whole - size();
 }
 
 void FrameReader::received(size_t count) {

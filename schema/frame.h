@@ -36,7 +36,7 @@ Code from_wire(wire::ErrorCode code);
 // what a length field announces, and is given back after a large frame. Not thread-safe.
 class FrameReader {
   public:
-    // Where the next bytes are to be received: at least one, usually kFrameChunkBytes and more.
+    // Where the next bytes are to be received: at least one.
     // Ends the life of the last frame.
     std::span<std::byte> room();
     // `count` bytes have been put at the start of room().
@@ -50,6 +50,7 @@ class FrameReader {
 
   private:
     size_t size() const { return end_ - begin_; }
+    size_t rest_of_frame() const;
     void move_to_front();
     void reserve(size_t capacity);
 

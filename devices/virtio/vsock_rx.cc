@@ -182,7 +182,7 @@ bool VsockDevice::send_data(Connection& connection) {
         asked += piece.iov_len;
     if (static_cast<size_t>(result) < asked) {
         connection.readable = false;  // most likely: the wait says so at once if not
-        connection.read_goal = kReadGoalMin;
+        connection.read_goal /= 2;    // a stream has its gaps
     } else if (connection.read_goal < limits::kVsockTurnBytes) {
         connection.read_goal *= 2;
     }

@@ -81,14 +81,20 @@ inline constexpr uint32_t kOutputCreditBytes = 256 * kKiB;
 static_assert(kStdinCreditBytes >= 2 * kFrameChunkBytes &&
                   kOutputCreditBytes >= 2 * kFrameChunkBytes,
               "a chunk can be under way while the next is filled");
+// A file's bytes in one frame: with what is around them no more than two packets of vsock have, of
+// 64 KiB.
+inline constexpr uint32_t kFileChunkBytes = 124 * kKiB;
 // What the agent takes of one FileWrite before it has written it, and the host of one stream of
 // file bytes or items before they are consumed. Half of it is granted at a time, and every grant is
-// a message of its own; but what is under way holds up the connection's other streams.
-inline constexpr uint32_t kFileCreditBytes = 1 * kMiB;
-static_assert(kFileCreditBytes >= 2 * kFrameChunkBytes);
+// a message of its own; but what is under way holds up the connection's other streams. It and its
+// half are whole chunks, or each would end with a small one.
+inline constexpr uint32_t kFileCreditBytes = 8 * kFileChunkBytes;
 // Frames that wait in the agent for a client that does not read its socket. Above it, the agent
 // reads neither from that client nor from its commands.
 inline constexpr uint32_t kAgentBacklogBytes = 256 * kKiB;
+// What the guest's kernel takes of a client before the agent has read it: the host is told so late
+// that there is room again that with less it would stop in between.
+inline constexpr uint32_t kAgentSocketBytes = 512 * kKiB;
 // Bytes of new entropy in one Identity: what seeds the kernel's generator, and far more.
 inline constexpr uint32_t kEntropyBytesMin = 32;
 inline constexpr uint32_t kEntropyBytesMax = 512;

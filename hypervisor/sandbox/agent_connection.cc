@@ -12,8 +12,8 @@ namespace spore {
 
 namespace {
 
-// Requests that wait for the socket: above it senders wait too. Data waits until nothing does: what
-// is kept for the socket is copied, and more than once where it is much.
+// Requests that wait for the socket: above it senders wait too. Data waits until nothing does, and
+// is not copied to be kept: its sender waits with it.
 constexpr size_t kUnsentBytesMax = 1 * limits::kMiB;
 constexpr size_t kDataFrameBytes = 16 * limits::kKiB;
 constexpr uint16_t kCancelProtocol = 3;  // schema/agent.fbs
@@ -81,14 +81,20 @@ Status AgentStream::send_frame(wire::Body type, flatbuffers::Offset<void> body) 
                                                     ", and this sandbox's agent speaks " +
                                                     std::to_string(hub_->info.protocol));
         }
-        const size_t unsent_max = frame.size() < kDataFrameBytes ? kUnsentBytesMax : 1;
+        const bool data = frame.size() >= kDataFrameBytes;
+        const size_t unsent_max = data ? 1 : kUnsentBytesMax;
         TRY(hub_->wait(lock, *slot_, deadline_, {}, [this, unsent_max] {
             return hub_->broken || slot_->cancelled || hub_->unsent() < unsent_max;
         }));
-        TRY(hub_->add(*slot_, frame));
+        TRY(data ? hub_->lend(*slot_, frame) : hub_->add(*slot_, frame));
         if (slot_->request == wire::Body::NONE)
             slot_->request = type;
-        return {};
+        const auto mine = [this] { return hub_->lender == slot_.get(); };
+        Status waited =
+            hub_->wait(lock, *slot_, deadline_, {}, [&] { return slot_->cancelled || !mine(); });
+        if (mine())
+            hub_->take_back();  // half of a frame would be the connection's end
+        return waited;
     }();
     lock.unlock();
     builder_.reset();

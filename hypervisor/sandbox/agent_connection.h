@@ -38,10 +38,10 @@ class AgentStream : public AgentChannel {
     AgentStream& operator=(AgentStream&&) = delete;
     ~AgentStream() override;
 
-    // ---- Sending: frames are built in buffer(), the request first. `send` (AgentChannel) copies
-    // a frame to the socket's queue; where that is long it waits until `deadline` of the last
-    // set_deadline. Errors: invalid_argument (too large), host_unsupported (newer than what the
-    // agent speaks), timeout, unavailable.
+    // ---- Sending: frames are built in buffer(), the request first. `send` (AgentChannel) gives
+    // a frame to the socket or copies it to a queue for it; a large one, and where that is long, it
+    // waits until `deadline` of the last set_deadline. Errors: invalid_argument (too large),
+    // host_unsupported (newer than what the agent speaks), timeout, unavailable.
     flatbuffers::FlatBufferBuilder& buffer() override { return builder_.buffer(); }
     Status send_frame(wire::Body type, flatbuffers::Offset<void> body) override;
     void set_deadline(Deadline deadline) { deadline_ = deadline; }

@@ -7,9 +7,6 @@ namespace spore {
 
 namespace {
 
-// With its frame around it no more than the 64 KiB that one packet of vsock has.
-constexpr size_t kDataBytes = limits::kFrameChunkBytes - 4096;
-
 wire::WriteMode to_wire(FileWriteSpec::How how) {
     switch (how) {
         case FileWriteSpec::How::create:
@@ -108,7 +105,7 @@ Status FileUpload::take(const wire::Frame& frame) {
 // Filled in the frame itself, as most often there is as much as there is room for.
 Status FileUpload::send_some(const AgentFiles::Source& source) {
     auto& buffer = stream_.buffer();
-    const size_t room = std::min(credit_, kDataBytes);
+    const size_t room = std::min<size_t>(credit_, limits::kFileChunkBytes);
     // A frame whose length is a multiple of 8 leaves the next one aligned (FrameReader).
     buffer.ForceVectorAlignment(room, 1, sizeof(uint64_t));
     uint8_t* bytes = nullptr;

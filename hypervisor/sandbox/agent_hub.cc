@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cassert>
 
 namespace spore {
 
@@ -17,7 +18,7 @@ namespace {
 // Given back and asked for again each would be mapped and zeroed anew.
 constexpr size_t kSparesMax = 8;
 constexpr size_t kSpareBytesMin = 4 * limits::kKiB;
-constexpr size_t kSpareBytesMax = 2 * limits::kFrameChunkBytes;
+constexpr size_t kSpareBytesMax = limits::kFileChunkBytes + 4 * limits::kKiB;
 
 bool is_last(wire::Body body) {
     switch (body) {
@@ -49,6 +50,8 @@ void AgentStream::Hub::end(Error why) {
         return;
     broken = std::move(why);
     ::shutdown(socket.get(), SHUT_RDWR);  // the leader may be in poll with it: closed with the hub
+    lent = {};
+    lender = nullptr;
     out.clear();
     out_sent = 0;
     notify(nullptr);
@@ -73,7 +76,7 @@ void AgentStream::Hub::look_again() {
         ::eventfd_write(wake.get(), 1);
 }
 
-Status AgentStream::Hub::add(const Slot& slot, std::span<const std::byte> frame) {
+Status AgentStream::Hub::may_add(const Slot& slot, std::span<const std::byte> frame) const {
     if (broken)
         return std::unexpected(*broken);
     const size_t length = frame.size() - sizeof(uint32_t);
@@ -84,6 +87,11 @@ Status AgentStream::Hub::add(const Slot& slot, std::span<const std::byte> frame)
     }
     if (slot.cancelled)
         return fail(Code::unavailable, "agent: the request was cancelled");
+    return {};
+}
+
+Status AgentStream::Hub::add(const Slot& slot, std::span<const std::byte> frame) {
+    TRY(may_add(slot, frame));
     // Most often the socket takes all of it, and nothing is copied.
     if (unsent() == 0)
         frame = frame.subspan(send(frame));
@@ -91,6 +99,22 @@ Status AgentStream::Hub::add(const Slot& slot, std::span<const std::byte> frame)
     if (unsent() > 0)
         look_again();  // for the socket to take more
     return {};
+}
+
+Status AgentStream::Hub::lend(const Slot& slot, std::span<const std::byte> frame) {
+    TRY(may_add(slot, frame));
+    assert(unsent() == 0);
+    lent = frame.subspan(send(frame));
+    lender = lent.empty() ? nullptr : &slot;
+    if (!lent.empty())
+        look_again();
+    return {};
+}
+
+void AgentStream::Hub::take_back() {
+    out.insert(out.begin() + static_cast<ptrdiff_t>(out_sent), lent.begin(), lent.end());
+    lent = {};
+    lender = nullptr;
 }
 
 size_t AgentStream::Hub::send(std::span<const std::byte> bytes) {
@@ -109,6 +133,10 @@ size_t AgentStream::Hub::send(std::span<const std::byte> bytes) {
 }
 
 void AgentStream::Hub::write() {
+    lent = lent.subspan(send(lent));
+    if (!lent.empty())
+        return;
+    lender = nullptr;
     out_sent += send(std::span(out).subspan(out_sent));
     if (unsent() == 0) {
         out.clear();

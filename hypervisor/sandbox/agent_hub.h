@@ -39,6 +39,9 @@ struct AgentStream::Hub {
     UniqueFd socket;
     UniqueFd wake;  // eventfd: the leader is to look again
     FrameReader reader;
+    // What the socket has not taken yet: the rest of a frame that stays its sender's, then `out`.
+    std::span<const std::byte> lent;
+    const Slot* lender = nullptr;
     std::vector<std::byte> out;
     size_t out_sent = 0;
     std::vector<std::vector<std::byte>> spares;  // see recycle
@@ -50,11 +53,15 @@ struct AgentStream::Hub {
     std::optional<Error> broken;
     AgentInfo info;
 
-    size_t unsent() const { return out.size() - out_sent; }
+    size_t unsent() const { return lent.size() + out.size() - out_sent; }
 
     // All with the mutex held.
     void end(Error why);
     Status add(const Slot& slot, std::span<const std::byte> frame);
+    // Without a copy: `frame` is to stay until `lender` is another, or it is taken back. Nothing
+    // may be unsent.
+    Status lend(const Slot& slot, std::span<const std::byte> frame);
+    void take_back();
     void write();
     // A frame that its reader is done with: its memory serves another.
     void recycle(std::vector<std::byte>&& frame);
@@ -67,6 +74,7 @@ struct AgentStream::Hub {
                 std::span<pollfd> others, Ready ready);
 
   private:
+    Status may_add(const Slot& slot, std::span<const std::byte> frame) const;
     // As much as the socket takes now.
     size_t send(std::span<const std::byte> bytes);
     void look_again();

@@ -280,8 +280,9 @@ TEST_F(FileTrees, RequestsThatAreCutOffOrCancelledLeaveAnAgentThatServes) {
         client.send(14, wire::CreateFileData(buffer, data));
         while (const auto* frame = client.next()) {
             if (frame->stream() == 0) {
-                EXPECT_THAT(frame->body_as_Error()->message()->str(),
-                            HasSubstr("above the credit of 1048576"));
+                EXPECT_THAT(
+                    frame->body_as_Error()->message()->str(),
+                    HasSubstr("above the credit of " + std::to_string(limits::kFileCreditBytes)));
             }
         }
     }

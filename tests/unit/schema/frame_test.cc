@@ -57,6 +57,37 @@ TEST(FrameReader, CutsAStreamIntoFramesWhereverItIsTorn) {
     }
 }
 
+TEST(FrameReader, ReceivesALargeFrameToItsEndAndNoFurther) {
+    constexpr size_t kFirst = 50'000, kStep = 70'000;
+    std::vector<std::byte> stream;
+    for (uint32_t i = 1; i <= 12; ++i) {
+        const auto frame = output_frame(i, i % 3 == 0 ? 100 : 120'000 + i);
+        stream.insert(stream.end(), frame.begin(), frame.end());
+    }
+    const size_t first_frame = output_frame(1, 120'001).size();
+    FrameReader reader;
+    feed(reader, std::span(stream).first(kFirst));
+    EXPECT_EQ(*reader.next(), nullptr);
+    EXPECT_EQ(reader.room().size(), first_frame - kFirst);
+    uint32_t seen = 0;
+    for (size_t at = kFirst; at < stream.size();) {
+        const auto room = reader.room();
+        const size_t count = std::min({room.size(), kStep, stream.size() - at});
+        std::copy_n(stream.begin() + static_cast<ptrdiff_t>(at), count, room.begin());
+        reader.received(count);
+        at += count;
+        while (const auto* frame = *reader.next()) {
+            ++seen;
+            ASSERT_EQ(frame->stream(), seen);
+            const auto bytes = view(frame->body_as_Output()->bytes());
+            ASSERT_EQ(bytes.size(), seen % 3 == 0 ? 100 : 120'000 + seen);
+            ASSERT_TRUE(std::ranges::all_of(
+                bytes, [&](std::byte byte) { return byte == static_cast<std::byte>(seen); }));
+        }
+    }
+    EXPECT_EQ(seen, 12u);
+}
+
 TEST(FrameReader, TakesTheLargestFrameAndGivesItsMemoryBack) {
     FrameReader reader;
     feed(reader, output_frame(3, limits::kFrameBytesMax - 200));

@@ -258,5 +258,109 @@ TEST(AgentConnection, EndsWithAnAgentThatSendsMoreThanGranted) {
     EXPECT_THAT(other.error().message, HasSubstr("granted less"));
 }
 
+// The agent's end of a connection is the test's, and reads when the test does.
+class SlowAgent : public testing::Test {
+  protected:
+    void SetUp() override {
+        int ends[2] = {-1, -1};
+        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+        agent = UniqueFd(ends[0]);
+        const auto version = builder.buffer().CreateString("0");
+        const auto boot = builder.buffer().CreateString("0");
+        send(1, wire::CreateHelloReply(builder.buffer(), kAgentProtocolMax, version, boot));
+        auto client = AgentClient::over(UniqueFd(ends[1]), soon());
+        ASSERT_TRUE(client) << client.error().message;
+        auto made = AgentConnection::over(std::move(*client));
+        ASSERT_TRUE(made) << made.error().message;
+        connection = std::move(*made);
+        ASSERT_NE(next(), nullptr);  // Hello
+    }
+    template <typename Body>
+    void send(uint32_t stream, flatbuffers::Offset<Body> body) {
+        const auto frame = builder.finish(stream, body);
+        ASSERT_EQ(::send(agent.get(), frame.data(), frame.size(), MSG_NOSIGNAL),
+                  static_cast<ssize_t>(frame.size()));
+        builder.reset();
+    }
+    const wire::Frame* next() {
+        while (true) {
+            const auto frame = reader.next();
+            EXPECT_TRUE(frame) << frame.error().message;
+            if (!frame || *frame != nullptr)
+                return frame ? *frame : nullptr;
+            const auto room = reader.room();
+            const ssize_t count = ::recv(agent.get(), room.data(), room.size(), 0);
+            EXPECT_GT(count, 0);
+            if (count <= 0)
+                return nullptr;
+            reader.received(static_cast<size_t>(count));
+        }
+    }
+    // Sends large frames on `stream` until it fails; how many went, and why no more.
+    static std::pair<uint8_t, Error> fill(AgentStream& stream) {
+        for (uint8_t sent = 0;; ++sent) {
+            const auto bytes = stream.buffer().CreateVector(std::vector<uint8_t>(kBytes, sent));
+            Status last = stream.send(wire::CreateFileData(stream.buffer(), bytes));
+            if (!last)
+                return {sent, last.error()};
+        }
+    }
+    // All of them, whole, then what was sent after them; it is answered.
+    void expect_frames_and_ping(uint8_t count, AgentStream other) {
+        std::jthread waiting([&] { EXPECT_TRUE(other.receive(soon())); });
+        for (uint8_t number = 0; number < count; ++number) {
+            const auto* frame = next();
+            ASSERT_NE(frame, nullptr);
+            ASSERT_NE(frame->body_as_FileData(), nullptr) << static_cast<int>(number);
+            const auto& bytes = *frame->body_as_FileData()->bytes();
+            ASSERT_EQ(std::vector<uint8_t>(bytes.begin(), bytes.end()),
+                      std::vector<uint8_t>(kBytes, number));
+        }
+        for (const auto body : {wire::Body::Cancel, wire::Body::Ping}) {
+            const auto* frame = next();
+            ASSERT_NE(frame, nullptr);
+            ASSERT_EQ(frame->body_type(), body);
+            if (body == wire::Body::Ping)
+                send(frame->stream(), wire::CreatePong(builder.buffer()));
+        }
+    }
+
+    static constexpr size_t kBytes = 200'000;  // no socket takes so many of them
+
+    UniqueFd agent;
+    FrameReader reader;
+    FrameBuilder builder;
+    std::shared_ptr<AgentConnection> connection;
+};
+
+TEST_F(SlowAgent, GetsTheRestOfAFrameWhoseSenderCouldWaitNoLonger) {
+    std::optional<AgentStream> stream(connection->open());
+    stream->set_deadline(in(50ms));
+    const auto [sent, why] = fill(*stream);
+    EXPECT_EQ(why.code, Code::timeout);
+    stream.reset();
+    AgentStream other = connection->open();
+    ASSERT_TRUE(other.send(wire::CreatePing(other.buffer())));
+    // The last one was on its way already.
+    expect_frames_and_ping(static_cast<uint8_t>(sent + 1), std::move(other));
+}
+
+TEST_F(SlowAgent, GetsTheRestOfAFrameWhoseSenderWasCancelled) {
+    std::optional<AgentStream> stream(connection->open());
+    stream->set_deadline(soon());
+    std::jthread canceller([&] {
+        // Whenever it comes: what the socket has of a frame is followed by its rest.
+        std::this_thread::sleep_for(20ms);
+        stream->cancel();
+    });
+    const auto [sent, why] = fill(*stream);
+    EXPECT_EQ(why.code, Code::unavailable);
+    canceller.join();
+    stream.reset();
+    AgentStream other = connection->open();
+    ASSERT_TRUE(other.send(wire::CreatePing(other.buffer())));
+    expect_frames_and_ping(sent, std::move(other));
+}
+
 }  // namespace
 }  // namespace spore
