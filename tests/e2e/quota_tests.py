@@ -36,7 +36,6 @@ def one_with_all(host):
         processors(host)
         memory(host)
         processes(host)
-        what_is_kept(host)
         host.run('update', 'held', '--cpu-max', 'none')  # it is slower than the disk's limit here
         disk(host)
         change(host, group)
@@ -81,25 +80,8 @@ def processes(host):
         return b'alive' in said
 
     wait_until(answers, 'a process to be free')
-    wait_until(lambda: host.json('stats', 'held')['guest']['pids'] < 10, 'the end of the others')
-
-
-def what_is_kept(host):
-    """Of output and of files in the guest, in stats."""
-    before = host.json('stats', 'held')
-    host.run('process', 'start', '--name', 'talks', 'held', '--', 'sh', '-c', 'head -c 50000 /dev/zero; sleep 1000')
-
-    def kept():
-        return host.json('stats', 'held')['guest']['output_bytes'] - before['guest']['output_bytes']
-
-    wait_until(lambda: kept() >= 50_000, 'its output to be kept')
-    after = host.json('stats', 'held')
-    check_equal(after['guest']['kept_processes'], before['guest']['kept_processes'] + 1, 'processes kept')
-    guest = after['guest']
-    check(guest['output_bytes'] <= guest['output_bytes_reserved'] <= guest['output_bytes_max'], guest)
-    check(0 < guest['open_files'] < guest['open_files_max'], guest)
-    check(0 < after['vmm']['open_files'] < after['vmm']['open_files_max'], after['vmm'])
-    host.run('process', 'kill', 'held', 'talks')
+    # An agent that does not answer within stats' 2 s, on a host short of CPU, is asked again.
+    wait_until(lambda: (host.json('stats', 'held')['guest'] or {'pids': 40})['pids'] < 10, 'the end of the others')
 
 
 def caps(host):
