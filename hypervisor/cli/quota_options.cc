@@ -13,7 +13,8 @@ void add_quota_options(CLI::App& command, QuotaWords& words) {
     add("--cpu-weight", words.cpu_weight,
         "share of the processors where all are wanted, 1 to 10000 (100)");
     add("--memory-max", words.memory_max,
-        "memory of the guest, 64M up to its size; commands that need more are killed");
+        "memory of what runs in the guest, 64M up to its size; commands that need more are killed. "
+        "The host holds the VM to its guest's size: what was used once is not given back");
     add("--pids-max", words.pids_max, "processes in it, 8 or more");
     add("--disk-max", words.disk_max,
         "size of its disk, no less than it is (the template's --disk); it and the file system "

@@ -181,7 +181,7 @@ HostFinding check_kvm_parameters(const HostTree& tree) {
 HostFinding check_quotas_here(const HostTree& tree) {
     constexpr std::pair<const char*, const char*> kNeeds[] = {
         {"cpu", "--cpu-max, --cpu-weight"},
-        {"memory", "--memory-max and the VMM's own bound"},
+        {"memory", "the bound of a VMM's memory"},
         {"pids", "a second bound of a VMM's threads beside RLIMIT_NPROC"}};
     std::string what;
     for (const auto& [controller, limits] : kNeeds) {

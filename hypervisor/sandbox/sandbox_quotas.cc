@@ -14,9 +14,12 @@ CgroupQuotas cgroup_quotas(const Quotas& quotas, const GuestSize& size) {
     cgroup.cpu_max_millis = quotas.cpu_max_millis;
     cgroup.cpu_weight = quotas.cpu_weight;
     cgroup.tasks_max = limits::kVmmTasksMax;
+    // Not --memory-max: a page that a guest has used once stays its VMM's, free in there or not, so
+    // that a guest whose commands keep to it comes to use all that it has; a bound below that ended
+    // its VM (seen of one that wrote files).
     if (size.memory_bytes != 0)
         cgroup.memory_max =
-            (quotas.memory_max != 0 ? quotas.memory_max : size.memory_bytes) +
+            size.memory_bytes +
             vmm_overhead_bytes(size.memory_bytes, std::max(size.disk_bytes, quotas.disk_max));
     return cgroup;
 }

@@ -113,8 +113,6 @@ std::vector<Unenforced> unenforced_of(const Quotas& quotas, const CgroupUsage& u
         missing.push_back({"cpu_max", usage.cpu_max_millis ? "it was changed from outside" : why});
     if (quotas.cpu_weight != 0 && !usage.cpu_max_millis)
         missing.push_back({"cpu_weight", why});
-    if (quotas.memory_max != 0 && !usage.memory_max)
-        missing.push_back({"memory_max", why + " (commands in the guest are held to it)"});
     return missing;
 }
 

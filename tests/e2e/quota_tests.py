@@ -31,7 +31,7 @@ def one_with_all(host):
         group = mount() + cgroup_of(pid)
         check_equal(text_of(group + '/cpu.max').split(), ['10000', '20000'], 'cpu.max')
         held = int(text_of(group + '/memory.max'))
-        check(128 * MIB < held < 200 * MIB, f'memory.max is {held}')
+        check(256 * MIB < held < 330 * MIB, f'memory.max is {held}')
         check(text_of(group + '/pids.max').strip() != 'max', 'pids.max is max')
         processors(host)
         memory(host)
@@ -89,6 +89,7 @@ def caps(host):
     with Pool(host, ready=1) as pool:
         pool.create('held', '--memory-max', '128M', '--pids-max', '40')
         all_caps_at_once(host)
+        memory_is_used_up(host)
     no_pool_left(host)
 
 
@@ -160,6 +161,18 @@ def all_caps_at_once(host):
     wait_until(lambda: guest()['pids'] < 10, 'the end of all', 600)
     disk_is_full(host)
     host.exec('held', 'rm -f /root/fill-*')
+
+
+def memory_is_used_up(host):
+    """What commands have given back is the VM's still: in time it has all of its guest, and goes on."""
+    use = "python3 -c 'held = bytearray(b\"x\") * (60 << 20)'; dd if=/dev/zero of=/root/used-{} bs=1M count=60 2>/dev/null"
+    for number in range(3):
+        host.exec('held', use.format(number))
+    memory = host.json('stats', 'held')['memory']
+    print(f'     {memory["bytes"] / MIB:.0f} MiB of {memory["vmm_bytes_max"] / MIB:.0f} by now', flush=True)
+    check_equal(memory['oom_kills'], 0, 'kills by the host')
+    check_equal(host.exec('held', 'cat /root/used-* | wc -c'), str(3 * 60 * MIB), 'bytes written')
+    host.exec('held', 'rm /root/used-*')
 
 
 def larger_disk(host, pool):

@@ -13,7 +13,7 @@ def what_is_not_enforced_is_told(rig):
     """By doctor, create, update and stats alike, whichever cgroups this host has; and what holds without, holds."""
     quotas = next(each for each in rig.json_of_any('doctor')['checks'] if each['name'] == 'quotas')
     missing = {name for name, option in (('cpu_max', '--cpu-max'), ('cpu_weight', '--cpu-weight'),
-                                         ('memory_max', '--memory-max')) if option in quotas['found']}
+                                         ('vmm_memory', 'a VMM\'s memory')) if option in quotas['found']}
     check(quotas['good'] == (not missing and 'threads' not in quotas['found']), quotas)
     words = ('--cpu-max', '0.5', '--cpu-weight', '50')
     asked = {'cpu_max', 'cpu_weight'}

@@ -114,7 +114,7 @@ TEST_F(ProductionFacts, SeesNestedPagesAndParametersOfKvm) {
 TEST_F(ProductionFacts, SaysWhichLimitsAreNotEnforced) {
     tree.sandbox_controllers = {"pids"};
     expect_bad("quotas", "--cpu-max", "cgroup_no_v1=all");
-    expect_bad("quotas", "--memory-max", "cgroup");
+    expect_bad("quotas", "a VMM's memory", "cgroup");
     EXPECT_EQ(find("quotas").what.find("threads"), std::string::npos);
 }
 

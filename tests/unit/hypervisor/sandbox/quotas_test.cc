@@ -126,7 +126,8 @@ TEST(Quotas, AGuestsMemoryIsHeldToItsSizeAndAStatedOverhead) {
     EXPECT_EQ(cgroup_quotas({}, size).memory_max, size.memory_bytes + overhead);
     Quotas quotas;
     quotas.memory_max = 128 * limits::kMiB;
-    EXPECT_EQ(cgroup_quotas(quotas, size).memory_max, 128 * limits::kMiB + overhead);
+    EXPECT_EQ(cgroup_quotas(quotas, size).memory_max, size.memory_bytes + overhead)
+        << "pages that its commands have given back are still the VM's";
     auto agent = agent_limits(quotas, {});
     ASSERT_TRUE(agent.has_value());
     EXPECT_EQ(agent->memory_bytes, 128 * limits::kMiB - limits::kGuestOwnBytes);
