@@ -3,6 +3,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include "hypervisor/base/remove_tree.h"
 #include "hypervisor/base/small_file.h"
 
 namespace spore {
@@ -52,11 +53,7 @@ Status NetworkFiles::remove() const {
     if (::umount2(pin().c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL &&
         errno != ENOENT)
         return fail_errno(pin().string());
-    std::error_code error;
-    stdfs::remove_all(root_, error);
-    if (error)
-        return fail_errno(root_.string(), error.value());
-    return {};
+    return remove_tree(root_);
 }
 
 }  // namespace spore
