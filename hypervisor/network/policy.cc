@@ -203,6 +203,15 @@ Result<NetworkRule> parse_rule(std::string_view what, std::string_view text) {
     return rule;
 }
 
+std::string NetworkWords::line() const {
+    std::string text = mode;
+    for (const std::string& word : allow)
+        text += " +" + word;
+    for (const std::string& word : deny)
+        text += " -" + word;
+    return dns.empty() ? text : text + " @" + dns;
+}
+
 bool NetworkPolicy::names_domains() const {
     return has_domain(allow);
 }

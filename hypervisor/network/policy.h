@@ -73,6 +73,10 @@ struct NetworkWords {
     std::vector<std::string> allow;
     std::vector<std::string> deny;
     std::string dns;  // empty: the host's own
+
+    bool operator==(const NetworkWords&) const = default;
+    // All of them, in one line; of words that parse_policy() takes no two have the same.
+    std::string line() const;
 };
 
 // Each rule, and all together: overlaps, rules that could do nothing, addresses that no rule opens.

@@ -196,6 +196,17 @@ Status apply_policy(const stdfs::path& directory, const NetworkPolicy& policy,
     return fail(applied.error().code, applied.error().message + and_now);
 }
 
+Status set_waiting_network(const stdfs::path& directory, bool open) {
+    auto files = NetworkFiles::of(directory);
+    if (!files)
+        return fail(Code::not_found, "network: the clone has none on the host");
+    return set_gate(TRY(files->read_link()), open);
+}
+
+Result<std::string> rules_now(const NetworkPolicy& policy) {
+    return sandbox_rules(policy, {});
+}
+
 Status remove_network(const stdfs::path& directory) {
     if (has_user_network(directory))
         return remove_user_network(directory);

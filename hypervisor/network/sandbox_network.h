@@ -12,8 +12,8 @@
 //
 // The *gate* is the host's end: down, nothing passes, whatever the rules say. A network is made
 // with its gate closed and its rules loaded; giving it to a sandbox that wants those rules is to
-// open the gate. When the namespace goes, which is when its pin and the VM are gone, all goes with
-// it: tap, link, rules.
+// open the gate, which a pool's keeper does ahead (set_waiting_network). When the namespace goes,
+// which is when its pin and the VM are gone, all goes with it: tap, link, rules.
 
 #include <filesystem>
 #include <string>
@@ -41,6 +41,13 @@ bool has_network(const std::filesystem::path& directory);
 // On an error the gate is closed: nothing passes. Errors: not_found (it has none), the host's.
 Status apply_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
                     const NetworkBounds& bounds = {});
+
+// For a clone whose VM waits for its go: `open` as make_network() loaded it, or nothing passes. One
+// message. Not of a network by passt. Errors: not_found, the host's.
+Status set_waiting_network(const std::filesystem::path& directory, bool open);
+
+// The rules that `policy` gives on this host now: other ones after the host's addresses changed.
+Result<std::string> rules_now(const NetworkPolicy& policy);
 
 // Lets go of what make_network() made, or began to make; nothing to do is no error.
 Status remove_network(const std::filesystem::path& directory);

@@ -131,6 +131,15 @@ Result<UniqueFd> make_card_network(const std::filesystem::path& directory,
     return take_user_tap(directory);
 }
 
+Result<std::string> follow_ahead(const std::filesystem::path& directory,
+                                 const NetworkWords& words) {
+    auto policy = TRY(parse_policy(words));
+    if (policy.names_domains() || has_user_network(directory))
+        return std::string();
+    TRY(set_waiting_network(directory, policy.mode != NetworkMode::none));
+    return words.line();
+}
+
 Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
                      const NetworkWords& words, const ProcessIdentity& vmm) {
     TRY(end_resolver(directory));

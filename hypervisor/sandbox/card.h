@@ -24,6 +24,12 @@ AgentNetwork card_settings();
 Result<UniqueFd> make_card_network(const std::filesystem::path& directory,
                                    const NetworkPolicy& policy);
 
+// Has the network of a clone that waits follow `words`, which it was made with, before anybody has
+// asked for it; whoever then asks for just that has nothing to do. Returns what to write into the
+// hand-over (Handover::network): nothing where that cannot be, as by passt or with a resolver,
+// which has to know the VM. Errors: the host's.
+Result<std::string> follow_ahead(const std::filesystem::path& directory, const NetworkWords& words);
+
 // spore-vmm's options for a card on the tap that it gets as descriptor 4 (start_vmm's `extra`);
 // without a MAC it has the snapshot's.
 std::vector<std::string> card_arguments(bool with_mac);

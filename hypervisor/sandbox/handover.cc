@@ -11,10 +11,12 @@ namespace spore {
 
 namespace {
 constexpr const char* kHandoverFile = "handover";
-constexpr size_t kHandoverBytesMax = 256;
+constexpr size_t kHandoverBytesMax = 1024;
+constexpr size_t kVersionBytesMax = 256;
 }  // namespace
 
-// PID, its start, protocol (0: no connection is carried), highest stream, the agent's version.
+// PID, its start, protocol (0: no connection is carried), highest stream, the agent's version; then
+// the network's words.
 Status write_handover(const std::filesystem::path& directory, const Handover& handover) {
     AgentCarried agent = handover.agent.value_or(AgentCarried{0, "-", 0});
     char line[kHandoverBytesMax];
@@ -25,8 +27,11 @@ Status write_handover(const std::filesystem::path& directory, const Handover& ha
     if (size <= 0 || static_cast<size_t>(size) >= sizeof(line))
         return fail(Code::internal,
                     path + ": more than " + std::to_string(sizeof(line)) + " bytes");
+    std::string text(line, static_cast<size_t>(size));
+    if (text.size() + handover.network.size() < kHandoverBytesMax)
+        text += handover.network;
     UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!file || ::write(file.get(), line, static_cast<size_t>(size)) != size)
+    if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
         return fail_errno(path);
     return {};
 }
@@ -41,7 +46,7 @@ Result<Handover> read_handover(const std::filesystem::path& directory) {
     AgentCarried agent;
     unsigned protocol = 0;
     unsigned long long ticks = 0;
-    char version[kHandoverBytesMax] = {};
+    char version[kVersionBytesMax] = {};
     if (std::sscanf(line, "%d %llu %u %u %255s", &handover.process.pid, &ticks, &protocol,
                     &agent.last_stream, version) != 5)
         return fail(Code::corrupt, path + ": is no hand-over");
@@ -51,6 +56,9 @@ Result<Handover> read_handover(const std::filesystem::path& directory) {
         agent.version = version;
         handover.agent = agent;
     }
+    const std::string_view text = line;
+    if (size_t end = text.find('\n'); end != std::string_view::npos)
+        handover.network = text.substr(end + 1);
     return handover;
 }
 

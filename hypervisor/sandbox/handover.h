@@ -1,7 +1,7 @@
 #pragma once
 
-// What whoever takes a waiting clone needs to know of it, put into its directory by the keeper: one
-// short line, read after the clone has got its go.
+// What whoever takes a waiting clone needs to know of it, put into its directory by the keeper: two
+// lines, read before the clone gets its go.
 
 #include <filesystem>
 #include <optional>
@@ -14,8 +14,12 @@ namespace spore {
 struct Handover {
     ProcessIdentity process;            // the spore-vmm
     std::optional<AgentCarried> agent;  // the connection to its agent that can be attached to
+    // NetworkWords::line() of what its network follows already, its gate open: for whoever wants
+    // just that there is nothing to do. Empty: it has none, or it has to be told what to follow.
+    std::string network = {};
 };
 
+// Leaves `network` out where it is too long for this file.
 Status write_handover(const std::filesystem::path& directory, const Handover& handover);
 // Errors: corrupt, naming the file.
 Result<Handover> read_handover(const std::filesystem::path& directory);

@@ -70,7 +70,21 @@ Result<PoolKeeper> PoolKeeper::begin(const Home& home, const PoolSpec& spec, int
         return fail_errno("pipe");
     keeper.lease_read_.reset(ends[0]);
     keeper.lease_write_.reset(ends[1]);
+    TRY(keeper.watch_host());
     return keeper;
+}
+
+// What the networks of waiting clones rest on: rules, addresses and the nameserver of the host.
+Status PoolKeeper::watch_host() {
+    if (!template_.network || !may_make_networks())
+        return {};
+    host_ = TRY(HostWatch::open());
+    // As host_nameserver() reads them; a directory that is not there has no nameserver's file.
+    for (const char* directory : {"/etc", "/run/systemd/resolve"})
+        (void)::inotify_add_watch(watch_.get(), directory,
+                                  IN_CLOSE_WRITE | IN_MOVED_TO | IN_ONLYDIR);
+    rules_ = TRY(rules_now(TRY(complete_policy(*template_.network))));
+    return {};
 }
 
 // The lease ends what waits; what of it was taken is somebody's, and its end is not waited for.
@@ -162,7 +176,9 @@ Status PoolKeeper::make(CloneSource source) {
         UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
         if (!process)
             return fail_errno("pidfd_open");
-        TRY(write_handover(making, {TRY(identify_process(pid)), template_.agent}));
+        std::string network =
+            template_.network ? TRY(follow_ahead(making, *template_.network)) : std::string();
+        TRY(write_handover(making, {TRY(identify_process(pid)), template_.agent, network}));
         return process;
     }();
     if (!made) {
@@ -223,25 +239,66 @@ Status PoolKeeper::refill() {
     return fill();
 }
 
+// Whoever takes a clone relies on the host's table being as it should be.
+Status PoolKeeper::see_host_rules() {
+    if (host_ && host_->rules_changed())
+        return ensure_host_rules();
+    return {};
+}
+
+// What was made for another host than this one is by now is given to nobody.
+Status PoolKeeper::see_host_changes() {
+    if (!host_)
+        return {};
+    (void)host_->addresses_changed();  // looked at below, whoever woke us
+    auto rules = TRY(rules_now(TRY(complete_policy(*template_.network))));
+    if (rules == rules_)
+        return {};
+    rules_ = std::move(rules);
+    drop_all();
+    return {};
+}
+
+void PoolKeeper::drop_all() {
+    for (const auto& [name, clone] : waiting_) {
+        std::string away = pool_files::kMaking + name;
+        if (::rename(name.c_str(), away.c_str()) == 0)  // or somebody has just taken it
+            (void)end_and_remove(away);
+    }
+}
+
+// Requests come in bursts: the last one's clone first, then more for the next.
+Result<bool> PoolKeeper::wait_for_quiet() {
+    for (;;) {
+        drain_watch();
+        TRY(see_host_rules());
+        pollfd next[] = {{signals_, POLLIN, 0},
+                         {watch_.get(), POLLIN, 0},
+                         {host_ ? host_->rules() : -1, POLLIN, 0}};
+        int ready = ::poll(next, std::size(next), behind_request_ms_);
+        if (next[0].revents != 0)
+            return false;
+        if (ready <= 0)
+            return true;
+    }
+}
+
 Status PoolKeeper::serve() {
     for (;;) {
-        std::vector<pollfd> watched = {
-            {signals_, POLLIN, 0}, {watch_.get(), POLLIN, 0}, {zygote_->socket(), POLLIN, 0}};
+        std::vector<pollfd> watched = {{signals_, POLLIN, 0},
+                                       {zygote_->socket(), POLLIN, 0},
+                                       {watch_.get(), POLLIN, 0},
+                                       {host_ ? host_->rules() : -1, POLLIN, 0},
+                                       {host_ ? host_->addresses() : -1, POLLIN, 0}};
         for (const auto& [name, clone] : waiting_)
             watched.push_back({clone.process.get(), POLLIN, 0});
         if (::poll(watched.data(), watched.size(), -1) < 0 && errno != EINTR)
             return fail_errno("poll");
-        // Requests come in bursts: the last one's clone first, then more for the next.
-        for (bool quiet = false; !quiet;) {
-            drain_watch();
-            pollfd next[] = {{signals_, POLLIN, 0}, {watch_.get(), POLLIN, 0}};
-            int ready = ::poll(next, 2, behind_request_ms_);
-            quiet = ready <= 0 || next[0].revents != 0;
-            if (next[0].revents != 0)
-                return {};
-        }
-        if (watched[2].revents != 0)
+        if (!TRY(wait_for_quiet()))
+            return {};
+        if (watched[1].revents != 0)
             TRY(start_zygote(Clock::now() + kWorkerLimit));
+        TRY(see_host_changes());
         TRY(refill());
     }
 }

@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 
+#include "hypervisor/network/host_watch.h"
 #include "hypervisor/sandbox/pool_directory.h"
 #include "hypervisor/sandbox/template_lock.h"
 #include "hypervisor/sandbox/zygote.h"
@@ -47,6 +48,12 @@ class PoolKeeper {
                                    UniqueFd& ready);
     void drop_gone();
     void drain_watch();
+    void drop_all();
+    Status watch_host();
+    Status see_host_rules();
+    Status see_host_changes();
+    // False: it is told to end.
+    Result<bool> wait_for_quiet();
     Status refill();
 
     Home home_;
@@ -57,6 +64,9 @@ class PoolKeeper {
     std::filesystem::path directory_;
     std::optional<KeeperLock> lock_;
     UniqueFd watch_;  // inotify: a directory was moved away
+    // Of a template whose clones have networks of the host's; they are made with `rules_`.
+    std::optional<HostWatch> host_;
+    std::string rules_;
     UniqueFd lease_read_, lease_write_;
     bool verified_ = false;  // the template's files
     std::optional<Zygote> zygote_;

@@ -100,8 +100,11 @@ Result<Quotas> with_words(Quotas quotas, const QuotaWords& words) {
 
 Status check_quotas(const Quotas& quotas, const QuotaBounds& bounds) {
     uint32_t cpus = bounds.host_cpus;
-    // Online, not those this process may run on: sandboxes are not bound to the same.
-    if (cpus == 0 && quotas.cpu_max_millis != 0)
+    // Online, not those this process may run on: sandboxes are not bound to the same. One there
+    // is, and it takes a file to know of more.
+    if (cpus == 0 && quotas.cpu_max_millis <= 1000)
+        cpus = 1;
+    else if (cpus == 0)
         cpus = static_cast<uint32_t>(::sysconf(_SC_NPROCESSORS_ONLN));
     if (quotas.cpu_max_millis > cpus * 1000)
         return fail(Code::resource_exhausted,

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -135,16 +136,26 @@ class Creation {
             lock_ = std::move(taken->lock);
             source_ = taken->source;
             stages_.mark("take");
+            auto handover = TRY(read_handover(target));
+            process_ = handover.process;
+            agent_state_ = handover.agent;
+            TRY(see_network(handover.network));
             if (give_go(target, {.disk = spec_.quotas.io, .network = spec_.quotas.net})) {
                 stages_.mark("go");
-                auto handover = TRY(read_handover(target));
-                agent_state_ = handover.agent;
-                process_ = handover.process;
                 return {};
             }
+            process_ = {};
             TRY(end_and_remove(target));  // it had died
             directory_.clear();
         }
+    }
+
+    // Of a waiting clone, `ahead` is what its network follows already (Handover::network).
+    Status see_network(const std::string& ahead) {
+        network_follows_ = !ahead.empty() && ahead == spec_.network.line();
+        if (ahead.empty() || network_follows_)
+            return {};
+        return set_waiting_network(directory_, false);
     }
 
     Status start_cold() {
@@ -166,7 +177,7 @@ class Creation {
         std::ranges::copy(rate_arguments(spec_.quotas), std::back_inserter(arguments));
         UniqueFd tap;
         if (source.network) {
-            tap = TRY(make_card_network(directory_, policy_));
+            tap = TRY(make_card_network(directory_, TRY(complete_policy(spec_.network))));
             std::ranges::copy(card_arguments(false), std::back_inserter(arguments));
             stages_.mark("network");
         }
@@ -236,7 +247,7 @@ class Creation {
         if (quotas.disk_bytes() != 0)
             TRY(agent.grow_root(deadline_, quotas.disk_bytes()));
         unenforced_ = quotas.unenforced();
-        if (policy_.mode != NetworkMode::none)
+        if (policy_.mode != NetworkMode::none && !network_follows_)
             std::ranges::copy(network_lacks(directory_), std::back_inserter(unenforced_));
         stages_.mark("confirmed");
         b3_us_ = (monotonic_ns() - begun_ns_) / 1000;
@@ -245,14 +256,15 @@ class Creation {
 
     // While the guest takes its identity; before that it runs nothing that could use it.
     Status open_network() {
-        if (policy_.mode == NetworkMode::none)
-            return {};  // its gate is closed as it was made
+        if (policy_.mode == NetworkMode::none || network_follows_)
+            return {};  // its gate is closed, or open already to what was asked for
         if (!has_network(directory_))
             return fail(Code::invalid_argument,
                         "network '" + spec_.network.mode + "': template '" + spec_.template_name +
                             "' was made without a network card; make it with spore template "
                             "create --network egress");
-        TRY(follow_policy(directory_, policy_, spec_.network, process_));
+        TRY(follow_policy(directory_, TRY(complete_policy(spec_.network)), spec_.network,
+                          process_));
         stages_.mark("open");
         return {};
     }
@@ -303,6 +315,7 @@ class Creation {
     ProcessIdentity process_;
     EndOnStop stop_{spec_.stop};
     CloneSource source_ = CloneSource::cold;
+    bool network_follows_ = false;  // what was asked for
     uint64_t b3_us_ = 0;
     std::vector<Unenforced> unenforced_;
     bool finished_ = false;
@@ -337,10 +350,15 @@ Status learn_times(const Home& home, CreatedSandbox& created) {
 
 namespace {
 
-// Reading the template is on the request's path for those alone that ask for other sizes than its.
+// A guest's memory is as large as its image. Reading the template, which parses it, is on the
+// request's path for those alone that ask for another disk than its.
 Result<GuestSize> check_quotas_for(const Home& home, const SandboxSpec& spec) {
     GuestSize size;
-    if (spec.quotas.memory_max != 0 || spec.quotas.disk_max != 0) {
+    struct stat image = {};
+    if (spec.quotas.disk_max == 0 && spec.quotas.memory_max != 0 &&
+        ::stat((home.templates() / spec.template_name / kMemoryFile).c_str(), &image) == 0) {
+        size.memory_bytes = static_cast<uint64_t>(image.st_size);
+    } else if (spec.quotas.memory_max != 0 || spec.quotas.disk_max != 0) {
         auto source = TRY(load_template(home, spec.template_name));
         size = {source.memory_bytes, source.disk_bytes};
     }
@@ -352,7 +370,7 @@ Result<GuestSize> check_quotas_for(const Home& home, const SandboxSpec& spec) {
 Result<CreatedSandbox> make_sandbox(const Home& home, const SandboxSpec& spec,
                                     Clock::time_point deadline, const SandboxRecord* replaced) {
     uint64_t begun_ns = monotonic_ns();
-    auto policy = TRY(complete_policy(spec.network));
+    auto policy = TRY(parse_policy(spec.network));
     TRY(check_template_owner(home, spec.template_name, spec.owner));
     auto size = TRY(check_quotas_for(home, spec));
     auto create = [&] {

@@ -36,7 +36,7 @@ def is_kernels(pid):
 
 def all_cgroups():
     parent = os.path.join(mount(), 'spore')
-    return {name for name in os.listdir(parent) if os.path.isdir(os.path.join(parent, name))} \
+    return {name for name in os.listdir(parent) if name[0] != '.' and os.path.isdir(os.path.join(parent, name))} \
         if os.path.isdir(parent) else set()
 
 

@@ -146,6 +146,18 @@ TEST_F(CgroupPlaces, KeepACgroupThatIsAboutToBeUsed) {
     EXPECT_TRUE(remove_cgroup(one->directory)) << "what is gone is removed";
 }
 
+TEST_F(CgroupPlaces, HoldOneWithAQuotaForGood) {
+    cgroup("v2");
+    auto place = find_cgroup_place(host_);
+    ASSERT_TRUE(place) << place.error().message;
+    ASSERT_TRUE(prepare_cgroup_place(*place));
+    EXPECT_FALSE(stdfs::exists(place->directory() / ".quota")) << "there is no cpu controller";
+    put("v2/spore/cpu.max", "max 100000\n");
+    ASSERT_TRUE(prepare_cgroup_place(*place));
+    EXPECT_EQ(sweep_cgroups(*place), 0u);
+    EXPECT_TRUE(stdfs::is_directory(place->directory() / ".quota"));
+}
+
 // As a user without rights: 0 is good.
 int as_user(const std::function<int()>& test) {
     pid_t pid = ::fork();

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <set>
+
 #include "hypervisor/base/network_limits.h"
 #include "hypervisor/network/rules.h"
 
@@ -28,6 +30,24 @@ std::string refusal(const std::string& rule) {
 std::string refusal(const NetworkWords& words) {
     auto parsed = parse_policy(words);
     return parsed ? "" : parsed.error().message;
+}
+
+TEST(NetworkWords, HaveALineOfTheirOwn) {
+    const std::vector<NetworkWords> different = {
+        {},
+        {"egress", {}, {}, ""},
+        {"open", {}, {}, ""},
+        {"egress", {"a.example"}, {}, ""},
+        {"egress", {}, {"a.example"}, ""},
+        {"egress", {"a.example", "b.example"}, {}, ""},
+        {"egress", {"a.example"}, {"b.example"}, ""},
+        {"egress", {}, {}, "192.0.2.1"},
+        {"egress", {"192.0.2.1"}, {}, ""},
+    };
+    std::set<std::string> lines;
+    for (const NetworkWords& words : different)
+        EXPECT_TRUE(lines.insert(words.line()).second) << words.line();
+    EXPECT_EQ(NetworkWords().line(), "none");
 }
 
 TEST(NetworkRule, NamesRangesPortsAndDomains) {
