@@ -68,8 +68,10 @@ Result<Kind> make_kind(const Home& home, const Options& options, const std::stri
     spec.network = kind.network;
     (void)stop_pool(home, spec.name);
     (void)remove_template(home, spec.name);
-    TRY(create_template(
-        home, spec, [](const std::string& what) { std::fprintf(stderr, "%s\n", what.c_str()); }));
+    TRY(create_template(home, spec, [](const std::string& what) {
+        if (!what.ends_with("%"))  // the steps, not each of a hundred parts of them
+            std::fprintf(stderr, "%s\n", what.c_str());
+    }));
     TRY(start_pool(home, kind.pool, std::chrono::seconds(120)));
     return kind;
 }

@@ -100,6 +100,8 @@ FIGURES = (
     Figure('unlimited_device', HERE, 'block request, what a device without a limit asks, by all of it',
            ('queue/no_limit', P50), ('queue/block_requests/limited:0', P50), 'spore', 0.02, '<= 0.02',
            suite='isolation'),
+    Figure('rates', HERE, 'rates of disk and network over 10 s, the one furthest from its limit',
+           ('rate_off_percent', 'max'), None, 'spore', 5, '<= 5 %', unit='%', suite='isolation'),
     Figure('quiet_median', BED, 'exec beside a noisy sandbox by alone, median', ('isolation_beside', P50),
            ('isolation_alone', P50), 'spore', 1.5, '<= 1.5', suite='isolation'),
     Figure('quiet_p99', BED, 'exec beside a noisy sandbox by alone, p99', ('isolation_beside', P99),
@@ -114,6 +116,8 @@ def quantile(samples, part):
 
 def statistic(samples, which, at_once):
     """`at_once`: how many machines one sample of a rate made."""
+    if which == 'max':
+        return max(samples)
     if which == 'mean':
         return sum(samples) / len(samples)
     if which == 'rate':

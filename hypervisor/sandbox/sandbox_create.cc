@@ -342,9 +342,7 @@ Status learn_times(const Home& home, CreatedSandbox& created) {
     auto& at = created.boundaries;
     if (at.b2_us == 0 || at.b2_us > at.b3_us)
         at.b2_us = entry_us;
-    std::ranges::sort(created.stages, {}, [](const StageTime& stage) {
-        return std::pair(stage.end_us, std::string_view(stage.name));
-    });
+    std::ranges::stable_sort(created.stages, {}, &StageTime::end_us);
     return {};
 }
 

@@ -51,6 +51,9 @@ def processors(host):
     used = (after['used_us'] - before['used_us']) / 1e6
     print(f'     {used:.2f} s of {seconds:.2f} s with half a processor', flush=True)
     check(1 < used <= 0.55 * seconds, f'it used {used} s of {seconds} s')
+    # Inside it is time that somebody else has had: top's "st".
+    stolen = int(host.exec('held', 'head -n 1 /proc/stat').split()[8]) / 100
+    check(stolen > 0.25 * seconds, f'of {seconds} s the guest says that {stolen} s were stolen')
 
 
 def memory(host):
@@ -90,6 +93,32 @@ def caps(host):
         pool.create('held', '--memory-max', '128M', '--pids-max', '40')
         all_caps_at_once(host)
         memory_is_used_up(host)
+    no_pool_left(host)
+
+
+def shares(host):
+    """Who wants more than there is gets its share of it: of one processor, one part and three."""
+    has_controllers('cpu')
+    weights = {'light': 100, 'heavy': 300}
+    with Pool(host, ready=2) as pool:
+        for name, weight in weights.items():
+            pool.create(name, '--cpu-weight', str(weight))
+        for each in host.json('list'):
+            for thread in os.listdir(f'/proc/{each["pid"]}/task'):
+                os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
+        for name in weights:
+            host.run('process', 'start', name, '--', 'sh', '-c', 'while :; do :; done')
+
+        def used():
+            return [host.json('stats', name)['cpu']['used_us'] / 1e6 for name in weights]
+
+        begun = used()
+        wait_until(lambda: all(now > before + 0.3 for now, before in zip(used(), begun)), 'both to be at it')
+        before = used()
+        wait_until(lambda: used()[1] > before[1] + 6, 'the heavy one to have used 6 s')
+        light, heavy = (now - was for now, was in zip(used(), before))
+        print(f'     {heavy:.2f} s by {light:.2f} s: {heavy / light:.2f} times as much', flush=True)
+        check(2 < heavy / light < 4.5, f'{heavy} s by {light} s')
     no_pool_left(host)
 
 
@@ -249,4 +278,5 @@ TESTS = [
     ('quota-all', one_with_all),
     ('quota-caps', caps),
     ('quota-disk', disks),
+    ('quota-share', shares),
 ]
