@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <thread>
 
@@ -239,11 +240,15 @@ Status PoolKeeper::refill() {
     return fill();
 }
 
-// Whoever takes a clone relies on the host's table being as it should be.
+// Whoever takes a clone relies on the host's table being as it should be. What was done to it is
+// told in the log: it is mended by the time that anybody looks.
 Status PoolKeeper::see_host_rules() {
-    if (host_ && host_->rules_changed())
-        return ensure_host_rules();
-    return {};
+    if (!host_ || !host_->rules_changed())
+        return {};
+    if (auto checked = check_host_rules(); !checked)
+        std::fprintf(stderr, "%s %s; loaded anew\n", timestamp_now().c_str(),
+                     checked.error().message.c_str());
+    return ensure_host_rules();
 }
 
 // What was made for another host than this one is by now is given to nobody.
