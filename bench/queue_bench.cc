@@ -43,7 +43,8 @@ void pop_and_push(benchmark::State& state) {
 BENCHMARK(pop_and_push)->Arg(1)->Arg(3)->Arg(16);
 
 // A kick with as many requests for a disk's name as the driver's queue has room for.
-// state.range(0): whether the device has a limit, one that never makes a request wait.
+// state.range(0): what limit the device has.
+enum { kNeverLimited, kLimited, kSetToUnlimited };  // kLimited: by what makes no request wait
 void block_requests(benchmark::State& state) {
     constexpr int kRequests = 64;
     char path[] = "/tmp/spore-queue-bench-XXXXXX";
@@ -63,10 +64,12 @@ void block_requests(benchmark::State& state) {
         return;
     }
     (*device)->activate();
-    if (state.range(0) != 0)
+    if (state.range(0) != kNeverLimited)
         (*device)->rate().change(
             {.bytes = {limits::kRateBytesMax, limits::kRateBytesMax},
              .operations = {limits::kRateOperationsMax, limits::kRateOperationsMax}});
+    if (state.range(0) == kSetToUnlimited)
+        (*device)->rate().change({});
     virtio_blk_outhdr header = {};
     header.type = VIRTIO_BLK_T_GET_ID;
     std::vector<test::Buffer> buffers = {driver.readable(test::bytes_of(header)),
@@ -93,7 +96,11 @@ void block_requests(benchmark::State& state) {
     (*device)->reset([&] { idle = true; });
     (void)(*loop)->run_until([&] { return idle; }, std::chrono::seconds(10));
 }
-BENCHMARK(block_requests)->ArgName("limited")->Arg(0)->Arg(1);
+BENCHMARK(block_requests)
+    ->ArgName("limited")
+    ->Arg(kNeverLimited)
+    ->Arg(kLimited)
+    ->Arg(kSetToUnlimited);
 
 // What a device without a limit pays for each request, beside block_requests' figure for one of
 // them.

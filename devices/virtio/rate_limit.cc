@@ -39,8 +39,10 @@ void RateGate::change(const RateLimits& limits, uint64_t now_ns) {
     bytes_.change(limits.bytes, now_ns);
     operations_.change(limits.operations, now_ns);
     limited_ = limits.limited();
-    if (!limited_)
-        forget(now_ns);
+    if (limited_)
+        return;
+    forget(now_ns);
+    bytes_ = operations_ = {};  // as if there never had been a limit
 }
 
 uint64_t RateGate::admit(uint64_t bytes, uint64_t operations, uint64_t now_ns) {

@@ -49,6 +49,26 @@ TEST_F(RateGateTest, LetsEverythingPassWithoutALimit) {
     EXPECT_EQ(gate.throttled_ns(now), 0u);
 }
 
+TEST_F(RateGateTest, SetToUnlimitedHasNothingLeftOfItsLimits) {
+    constexpr RateLimits kLimits = {.bytes = {1, kSize}, .operations = {1, 3}};
+    gate.change(kLimits, now);
+    EXPECT_EQ(gate.admit(1000 * kSize, 1, now), 0u) << "a debt of a thousand seconds";
+    EXPECT_GT(gate.admit(1, 1, now), 0u);
+    now += kSecond;
+    gate.change({}, now);
+    EXPECT_FALSE(gate.limited());
+    EXPECT_EQ(gate.limits(), RateLimits());
+    gate.charge(~uint64_t{0} >> 12, 1);
+    EXPECT_EQ(gate.admit(~uint64_t{0} >> 12, 1, now), 0u);
+    now += kSecond;
+    EXPECT_EQ(gate.throttled_ns(now), kSecond) << "nothing has waited since";
+    // Limited again it owes nothing.
+    gate.change(kLimits, now);
+    for (int count = 0; count < 3; count++)
+        EXPECT_EQ(gate.admit(kSize / 4, 1, now), 0u) << count;
+    EXPECT_GT(gate.admit(kSize / 4, 1, now), 0u);
+}
+
 TEST_F(RateGateTest, HoldsARateOfBytesWithinFivePercentOverTenSeconds) {
     for (uint64_t rate : {uint64_t{64} << 10, uint64_t{10} << 20, uint64_t{100} << 30}) {
         for (uint64_t size : {uint64_t{512}, kSize, uint64_t{128} << 10}) {
