@@ -117,7 +117,7 @@ void VirtioBlock::serve(uint16_t index) {
                 return;
             auto chain = queue.pop();
             if (!chain) {
-                device_error(chain.error());
+                device_error(chain.error(), index);
                 return;
             }
             if (!*chain)

@@ -33,7 +33,7 @@ bool is_range_request(uint32_t type) {
 void VirtioBlock::start(uint16_t queue, DescriptorChain chain) {
     if (chain.writable_bytes() < kStatusBytes) {
         chain.forget();  // the driver gets nothing back before it resets
-        device_error({Code::corrupt, "block: a request has no room for its status"});
+        device_error({Code::corrupt, "a request has no room for its status"}, queue);
         return;
     }
     if (free_requests_.empty()) {

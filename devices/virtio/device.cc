@@ -2,6 +2,8 @@
 
 #include <cassert>
 
+#include "hypervisor/base/log_limits.h"
+
 namespace spore {
 
 namespace {
@@ -126,14 +128,24 @@ void VirtioDevice::notify_used(uint16_t index) {
         line_->queue_used(index);
 }
 
-void VirtioDevice::device_error(const Error& error) {
+void VirtioDevice::device_error(const Error& error, std::optional<uint16_t> queue) {
     counters_.guest_errors++;
     if (failed_)
         return;
     failed_ = true;
     first_error_ = error;
+    counters_.failures++;
     if (line_ != nullptr)
         line_->device_failed();
+    if (on_failure_ && limits::is_told(counters_.failures))
+        tell_failure(queue);
+}
+
+void VirtioDevice::tell_failure(std::optional<uint16_t> queue) const {
+    on_failure_(std::string(name()) + ": " +
+                (queue ? "queue " + std::to_string(*queue) + ": " : std::string()) +
+                first_error_.message + "; it needs a reset (failure " +
+                std::to_string(counters_.failures) + ")");
 }
 
 }  // namespace spore

@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "devices/virtio/queue.h"
@@ -27,6 +29,7 @@ class InterruptLine {
 // What went wrong so far; read by `spore stats`. Never reset while the machine lives.
 struct DeviceCounters {
     uint64_t guest_errors = 0;  // broken queues and malformed requests
+    uint64_t failures = 0;      // of those, the ones that broke the device until a reset
     uint64_t host_errors = 0;   // the host's file or socket failed
 };
 
@@ -75,7 +78,12 @@ class VirtioDevice {
     // after quiesce(): resume() starts it. `queues` has one state for each queue. Errors: corrupt.
     Status restore(uint64_t features, std::span<const QueueState> queues);
     // A guest error: counts it, sets DEVICE_NEEDS_RESET. The device does nothing until reset.
-    void device_error(const Error& error);
+    // `queue`: where it was found, if in one.
+    void device_error(const Error& error, std::optional<uint16_t> queue = std::nullopt);
+    // Has failures told, in a line for a log: which device, where and why; not all of them
+    // (base/log_limits.h).
+    using OnFailure = std::function<void(const std::string& line)>;
+    void on_failure(OnFailure call) { on_failure_ = std::move(call); }
 
   protected:
     virtual uint64_t device_features() const = 0;  // the device's own, below bit 24 and from 50
@@ -107,6 +115,7 @@ class VirtioDevice {
     enum class State { idle, running, stopping, quiesced };
     void stop(State then, Done done);
     void finish_stop();
+    void tell_failure(std::optional<uint16_t> queue) const;
 
     uint16_t device_id_;
     uint64_t features_ = 0;
@@ -117,9 +126,10 @@ class VirtioDevice {
     uint32_t requests_in_flight_ = 0;
     bool failed_ = false;
     Error first_error_;
+    OnFailure on_failure_;
 
   public:
-    // The first guest error since the last reset, for the log; empty message if none.
+    // What broke the device since the last reset; empty message if nothing.
     const Error& first_error() const { return first_error_; }
 };
 

@@ -35,7 +35,7 @@ VirtioNet::Room VirtioNet::gather(size_t bytes) {
         auto chain = queue.pop();
         if (!chain) {
             put_back();
-            device_error(chain.error());
+            device_error(chain.error(), kRxQueue);
             return Room::never;
         }
         if (!*chain) {
@@ -54,9 +54,10 @@ VirtioNet::Room VirtioNet::gather(size_t bytes) {
         if (gathered_.back().writable_bytes() < sizeof(NetHeader)) {
             size_t size = gathered_.back().writable_bytes();
             put_back();
-            device_error({Code::corrupt, name_ + ": receive buffer of " + std::to_string(size) +
-                                             " bytes, at least " +
-                                             std::to_string(sizeof(NetHeader))});
+            device_error(
+                {Code::corrupt, "receive buffer of " + std::to_string(size) + " bytes, at least " +
+                                    std::to_string(sizeof(NetHeader))},
+                kRxQueue);
             return Room::never;
         }
         if (!has_feature(kNetMergeableBuffers) && room < bytes) {

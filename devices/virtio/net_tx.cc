@@ -13,7 +13,7 @@ void VirtioNet::process_tx() {
     for (unsigned budget = queue.size_max(); budget > 0 && backend_->can_send(); budget--) {
         auto chain = queue.pop();
         if (!chain) {
-            device_error(chain.error());
+            device_error(chain.error(), kTxQueue);
             return;
         }
         if (!*chain) {

@@ -108,7 +108,7 @@ class VirtioPciTransport : public PciDevice, private InterruptLine {
     void start_reset();
     void finish_reset();
     void activate();
-    Status configure_queues();
+    bool configure_queues();
     void update_doorbell();
 
     Status check(const VirtioPciState& state) const;

@@ -162,22 +162,26 @@ void VirtioPciTransport::finish_reset() {
 
 void VirtioPciTransport::activate() {
     status_ |= VIRTIO_CONFIG_S_DRIVER_OK;
-    if (auto configured = configure_queues(); !configured) {
-        device_.device_error(configured.error());  // sets DEVICE_NEEDS_RESET
+    if (!configure_queues())
         return;
-    }
     running_ = true;
     update_doorbell();
     device_.activate();
 }
 
-Status VirtioPciTransport::configure_queues() {
+// False: one cannot be, and DEVICE_NEEDS_RESET is set.
+bool VirtioPciTransport::configure_queues() {
     bool event_index = device_.has_feature(kFeatureEventIndex);
     for (size_t index = 0; index < queues_.size(); index++) {
-        if (queues_[index].state.ready)
-            TRY(device_.queues()[index].configure(queues_[index].state, event_index));
+        if (!queues_[index].state.ready)
+            continue;
+        auto done = device_.queues()[index].configure(queues_[index].state, event_index);
+        if (!done) {
+            device_.device_error(done.error(), static_cast<uint16_t>(index));
+            return false;
+        }
     }
-    return {};
+    return true;
 }
 
 }  // namespace spore

@@ -48,7 +48,7 @@ bool VirtioRng::process_batch() {
     for (uint16_t count = 0; count < queue.size_max(); count++) {
         auto popped = queue.pop();
         if (!popped) {
-            device_error(popped.error());
+            device_error(popped.error(), 0);
             return false;
         }
         if (!*popped)

@@ -203,7 +203,7 @@ void VsockDevice::serve_event_queue() {
         if (reset_due_ && waiting > 0) {
             auto chain = events.pop();
             if (!chain) {
-                device_error(chain.error());
+                device_error(chain.error(), kEventQueue);
                 return;
             }
             virtio_vsock_event event = {.id = VIRTIO_VSOCK_EVENT_TRANSPORT_RESET};

@@ -110,7 +110,7 @@ VsockHeader VsockDevice::header_for(Connection& connection, uint16_t op) {
 bool VsockDevice::send_packet(const VsockHeader& header) {
     auto buffer = rx_.first(sizeof(header), vsock_counters_.bad_buffers);
     if (!buffer) {
-        device_error(buffer.error());
+        device_error(buffer.error(), kRxQueue);
         return false;
     }
     if (*buffer == nullptr)
@@ -130,7 +130,7 @@ void VsockDevice::gather(size_t bytes) {
         auto buffer = index == 0 ? rx_.first(sizeof(VsockHeader) + 1, vsock_counters_.bad_buffers)
                                  : rx_.at(index, sizeof(VsockHeader) + 1);
         if (!buffer) {
-            device_error(buffer.error());
+            device_error(buffer.error(), kRxQueue);
             return;
         }
         if (*buffer == nullptr)

@@ -29,7 +29,7 @@ bool VsockDevice::serve_tx() {
                 return true;
             auto chain = tx.pop();
             if (!chain) {
-                device_error(chain.error());
+                device_error(chain.error(), kTxQueue);
                 return false;
             }
             if (!*chain)

@@ -70,6 +70,8 @@ class Machine final : public ControlTarget,
     // Adds what is to be told of the other end of its serial port.
     using Counters = std::vector<std::pair<std::string, uint64_t>>;
     void count_console(std::function<void(Counters&)> count) { count_console_ = std::move(count); }
+    // Has it told when the guest has broken a device (VirtioDevice::on_failure).
+    void on_device_failure(const VirtioDevice::OnFailure& call);
     // Called once, when it runs for the first time.
     void on_first_run(std::function<void()> call) { on_first_run_ = std::move(call); }
     // What was made on disk for this machine (its disks' new tops) outlives it from here on. Until

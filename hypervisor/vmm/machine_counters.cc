@@ -22,6 +22,7 @@ void Machine::add_device_counters(Status& status) {
     for (auto& device : devices_) {
         std::string name = device->name();
         counters.emplace_back(name + ".guest_errors", device->counters().guest_errors);
+        counters.emplace_back(name + ".failures", device->counters().failures);
         counters.emplace_back(name + ".host_errors", device->counters().host_errors);
     }
     for (const DiskDevice& disk : disks_) {
@@ -55,6 +56,11 @@ void Machine::add_device_counters(Status& status) {
     }
     if (count_console_)
         count_console_(counters);
+}
+
+void Machine::on_device_failure(const VirtioDevice::OnFailure& call) {
+    for (auto& device : devices_)
+        device->on_failure(call);
 }
 
 // What can fail comes first: all of them or none.

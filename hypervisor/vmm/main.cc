@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <ctime>
 #include <vector>
 
 #include "hypervisor/base/limits.h"
@@ -30,6 +31,7 @@ void start_logging(const std::string& level) {
     logger->set_level(spdlog::level::from_str(level));
     logger->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %l %v", spdlog::pattern_time_type::utc);
     spdlog::set_default_logger(logger);
+    ::tzset();  // glibc opens /etc/localtime at the first time that is written; a jail has none
 }
 
 // Eight megabytes, the usual, have room for huge pages, and a host that gives them to all who have
@@ -42,6 +44,10 @@ void limit_thread_stacks() {
     ::pthread_attr_setstacksize(&attributes, kStackBytes);
     (void)::pthread_setattr_default_np(&attributes);  // no more than dearer if it fails
     ::pthread_attr_destroy(&attributes);
+}
+
+void log_failure(const std::string& line) {
+    spdlog::warn("{}", one_line(line));
 }
 
 struct Opened {
@@ -152,7 +158,8 @@ Result<int> zygote(const VmmOptions& options, UniqueFd ready) {
     tell_ready(std::move(ready), snapshot ? Status() : std::unexpected(snapshot.error()));
     if (!snapshot)
         return std::unexpected(std::move(snapshot).error());
-    return run_zygote(std::move(*kvm), std::move(*snapshot), std::move(keeper), std::move(claim));
+    return run_zygote(std::move(*kvm), std::move(*snapshot), std::move(keeper), std::move(claim),
+                      log_failure);
 }
 
 Result<int> logged(const Vmm& vmm, Result<int> status) {
@@ -162,7 +169,7 @@ Result<int> logged(const Vmm& vmm, Result<int> status) {
 }
 
 Result<int> restore(const VmmOptions& options, StageTimer& stages, UniqueFd ready) {
-    Vmm vmm(stages);
+    Vmm vmm(stages, log_failure);
     UniqueFd claim;
     auto opened = open_all(options, stages);
     auto snapshot = [&]() -> Result<LoadedSnapshot> {
@@ -202,7 +209,7 @@ Result<int> run(const VmmOptions& options) {
         return zygote(options, std::move(ready));
     if (!options.restore_directory.empty())
         return restore(options, stages, std::move(ready));
-    Vmm vmm(stages);
+    Vmm vmm(stages, log_failure);
     return logged(vmm, vmm.boot(options, std::move(ready)));
 }
 

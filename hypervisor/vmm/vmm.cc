@@ -86,7 +86,7 @@ Status Vmm::boot_machine(const VmmOptions& options) {
         TRY(serve_control(TRY(bind_control_socket(options.control_path)), options.control_path));
     TRY(serve_signals(true));
     machine_->keep_files();
-    count_console();
+    listen_to_machine();
     if (!options.start_paused)
         machine_->run();
     return {};
@@ -105,7 +105,7 @@ Status Vmm::restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, C
             exit_ = exit;
             loop_->stop();
         }));
-    count_console();
+    listen_to_machine();
     if (files.lease)
         watch_lease(std::move(files.lease));
     // The first vCPU's thread makes the VM, and runs it, while this one does the rest.
@@ -123,7 +123,8 @@ Status Vmm::restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, C
     return {};
 }
 
-void Vmm::count_console() {
+void Vmm::listen_to_machine() {
+    machine_->on_device_failure(log_);
     machine_->count_console([this](Machine::Counters& counters) {
         counters.emplace_back("console.bytes", console_->taken_bytes());
         counters.emplace_back("console.bytes_max", console_->bytes_max());

@@ -35,7 +35,9 @@ struct VmmFiles {
 // Loop thread: the one that makes it.
 class Vmm {
   public:
-    explicit Vmm(StageTimer& stages) : stages_(stages) {}
+    // `log`: takes a line about what its guest did, seldom (base/log_limits.h).
+    using Log = VirtioDevice::OnFailure;
+    Vmm(StageTimer& stages, Log log) : stages_(stages), log_(std::move(log)) {}
     ~Vmm();
 
     // Boots the machine that `options` describe and serves it to its end. The exit status is for
@@ -54,7 +56,7 @@ class Vmm {
   private:
     Status boot_machine(const VmmOptions& options);
     Status restore_machine(Kvm kvm, LoadedSnapshot snapshot, VmmFiles& files, CloneStart start);
-    void count_console();
+    void listen_to_machine();
     Status serve_control(UniqueFd socket, const std::string& path);
     Status serve_signals(bool interactive);
     void watch_lease(UniqueFd lease);
@@ -63,6 +65,7 @@ class Vmm {
     Result<int> report_end() const;
 
     StageTimer& stages_;
+    Log log_;
     std::unique_ptr<EventLoop> loop_;
     std::unique_ptr<Console> console_;
     RingFile signals_;

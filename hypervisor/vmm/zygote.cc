@@ -94,7 +94,7 @@ Result<std::optional<Order>> receive_order(int keeper) {
 }
 
 // The worker, from its fork on.
-Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
+Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order, Vmm::Log log) {
     ::setsid();
     ::signal(SIGCHLD, SIG_DFL);
     if (::dup2(order.log.get(), STDOUT_FILENO) < 0 || ::dup2(order.log.get(), STDERR_FILENO) < 0)
@@ -124,7 +124,7 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order) {
     files.clone.network_files = std::move(order.networks);
     order.log.reset();
     order.cgroup.reset();
-    Vmm vmm(stages);
+    Vmm vmm(stages, std::move(log));
     if (is_jailed()) {
         JailOptions jail;
         jail.files_max = limits::kRingFiles + 256;
@@ -168,7 +168,8 @@ Result<pid_t> fork_process(Order& order) {
 
 }  // namespace
 
-Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper, UniqueFd claim) {
+Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper, UniqueFd claim,
+                       Vmm::Log log) {
     ::signal(SIGCHLD, SIG_IGN);  // nobody waits for workers: they are gone when they are gone
     for (;;) {
         auto order = TRY(receive_order(keeper.get()));
@@ -178,7 +179,7 @@ Result<int> run_zygote(Kvm kvm, LoadedSnapshot snapshot, UniqueFd keeper, Unique
         if (pid && *pid == 0) {
             keeper.reset();
             claim.reset();
-            return work(std::move(kvm), std::move(snapshot), std::move(*order));
+            return work(std::move(kvm), std::move(snapshot), std::move(*order), std::move(log));
         }
         ZygoteReply reply;
         reply.error = pid ? 0 : EAGAIN;

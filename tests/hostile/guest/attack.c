@@ -1,6 +1,7 @@
 /* A guest that attacks one device of its machine, and ports, holes and configuration space beside
-   it, at random: "device=N seed=S ops=N" on its command line. It works at CPL 3 (entry.S), where
-   hosts that interpret ring 0 run it at full speed too.
+   it, at random: "device=N seed=S ops=N" on its command line; device=0 is the machine alone: these
+   and its serial port. It works at CPL 3 (entry.S), where hosts that interpret ring 0 run it at
+   full speed too.
 
    Of what it does in memory one operation in 4, 64 or 1024 is wrong, as it decides with each reset,
    so that requests are under way when the wrong ones come. A device that asks for a reset gets it
@@ -245,6 +246,29 @@ static void any_port(void) {
         }
     }
 }
+/* A page of bytes, words or double words at once, mostly through the serial port's data; the
+   operations that it was. */
+static u64 flood(void) {
+    u16 port = next() >> 62 ? kSerial : (u16)(kSerial + below(8));
+    u64 at = kData, elements = 1 + below(1024), count = elements;
+    switch (below(8)) {
+        case 0:
+            __asm__ volatile("rep insb" : "+D"(at), "+c"(count) : "d"(port) : "memory");
+            break;
+        case 1:
+            __asm__ volatile("rep insl" : "+D"(at), "+c"(count) : "d"(port) : "memory");
+            break;
+        case 2:
+            __asm__ volatile("rep outsw" : "+S"(at), "+c"(count) : "d"(port) : "memory");
+            break;
+        case 3:
+            __asm__ volatile("rep outsl" : "+S"(at), "+c"(count) : "d"(port) : "memory");
+            break;
+        default:
+            __asm__ volatile("rep outsb" : "+S"(at), "+c"(count) : "d"(port) : "memory");
+    }
+    return elements;
+}
 /* An MSI that any device may send: its delivery mode is fixed, so that it waits in the LAPIC. */
 static void any_vector(struct device* device) {
     u64 entry = device->bar + kMsixTable + below(kVectorsMax) * 16 + below(4) * 4;
@@ -266,6 +290,18 @@ static void any_configuration(struct device* device) {
     u64 at = slot + (next() >> 62 ? below(256) : below(4096));
     /* MSI-X's own registers stay on: masked vectors would hide the rest. */
     access(at, next() & 1, next());
+}
+/* A device's registers over memory, where memory is to stay what it is, and back. */
+static void registers_over_memory(const struct device* device) {
+    u64 at = (next() >> 63 ? device->config : kEcam + (below(32) << 15)) + 0x10;
+    u32 before = get32(at);
+    u64 place = kData + below((kArenaEnd - kData) / kBarBytes) * kBarBytes;
+    put32(at, (u32)place);
+    put32(at + 4, 0);
+    for (u64 count = below(8); count > 0; count--)
+        access(place + below(kBarBytes - 8), next() & 1, next());
+    put16(place + kNotify, (u16)below(device->queues + 1));
+    put32(at, before);
 }
 /* Of MSI-X's table any_vector() writes: what is written here might be an NMI. */
 static void any_register(const struct device* device) {
@@ -307,6 +343,9 @@ static void in_registers(struct device* device) {
             break;
         case 12:
             (void)get8(device->bar + kIsr);
+            break;
+        case 13:
+            registers_over_memory(device);
             break;
         default:
             put16(device->bar + kNotify, (u16)below(device->queues + 1));
@@ -356,15 +395,36 @@ static int needs_reset(const struct device* device) {
     return get8(device->bar + kStatus) != (1 | 2 | 4 | 8);
 }
 
+/* What there is beside devices. An element of a string instruction is an operation. */
+static void attack_machine(struct device* device, u64 operations) {
+    for (u64 count = 0; count < operations;) {
+        u64 dice = below(128);
+        count += dice < 16 ? flood() : 1;
+        if (dice < 32)
+            any_port();
+        else if (dice < 80)
+            any_hole(device);
+        else if (dice < 112)
+            any_configuration(device);
+        else
+            registers_over_memory(device);
+    }
+}
+
 void attack(void) {
     struct device device;
     u64 operations = number_after("ops=");
+    u16 kind = (u16)number_after("device=");
     random_state = number_after("seed=") * 2 + 1;
-    if (!find(&device, (u16)number_after("device=")))
+    if (!find(&device, kind ? kind : kRng))
         end("no such device\n");
     for (u64 at = kGarbage; at < kData; at += 8)
         *(u64*)at = garbage();
     say("begins\n");
+    if (kind == 0) {
+        attack_machine(&device, operations);
+        end("done\n");
+    }
     begin(&device);
     for (u64 count = 0; count < operations; count++) {
         if (count % kRound == 0 || (count % kLook == 0 && needs_reset(&device)))
