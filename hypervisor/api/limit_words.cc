@@ -1,4 +1,4 @@
-// What sandboxes may use and reach, and what they use.
+// What sandboxes may use and reach.
 
 #include "hypervisor/api/limit_words.h"
 
@@ -6,14 +6,13 @@
 
 #include "hypervisor/api/guard.h"
 #include "hypervisor/api/impl.h"
+#include "hypervisor/api/usage_words.h"
 #include "hypervisor/sandbox/card.h"
-#include "hypervisor/sandbox/stats.h"
 
 namespace spore {
 
 namespace {
 
-using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 // As the command line waits: for VMM and agent, however long the call's own deadline is.
@@ -50,54 +49,6 @@ milliseconds limit_of(const Call& call, milliseconds longest) {
     const auto left =
         std::chrono::ceil<milliseconds>(call.deadline - std::chrono::steady_clock::now());
     return std::clamp(left, milliseconds(0), longest);
-}
-
-template <typename T>
-std::optional<microseconds> time_of(const std::optional<T>& us) {
-    return us ? std::optional(microseconds(*us)) : std::nullopt;
-}
-
-std::vector<Usage::Missing> missing_of(const std::vector<Unenforced>& all) {
-    std::vector<Usage::Missing> missing;
-    for (const Unenforced& each : all)
-        missing.push_back({each.name, each.why});
-    return missing;
-}
-
-Usage usage_of(const SandboxStats& stats) {
-    Usage usage = {.cpu = microseconds(stats.cpu_us),
-                   .cpu_throttled = time_of(stats.cpu_throttled_us),
-                   .memory_bytes = stats.memory_bytes,
-                   .memory_bytes_max = stats.memory_max,
-                   .oom_kills = stats.oom_kills,
-                   .disk_bytes = stats.disk_bytes,
-                   .disk_bytes_max = stats.disk_max,
-                   .not_enforced = missing_of(stats.unenforced),
-                   .not_known = missing_of(stats.why_not)};
-    if (stats.disk) {
-        usage.disk = {.read_bytes = stats.disk->read_bytes,
-                      .reads = stats.disk->reads,
-                      .written_bytes = stats.disk->written_bytes,
-                      .writes = stats.disk->writes,
-                      .throttled = microseconds(stats.disk->throttled_us)};
-    }
-    if (stats.network) {
-        usage.network = {.rx_bytes = stats.network->rx_bytes,
-                         .rx_packets = stats.network->rx_packets,
-                         .tx_bytes = stats.network->tx_bytes,
-                         .tx_packets = stats.network->tx_packets,
-                         .rx_throttled = microseconds(stats.network->rx_throttled_us),
-                         .tx_throttled = microseconds(stats.network->tx_throttled_us)};
-    }
-    if (stats.guest) {
-        usage.guest = {.processes = stats.guest->processes,
-                       .processes_max = stats.guest->processes_max,
-                       .memory_bytes = stats.guest->memory_bytes,
-                       .memory_bytes_max = stats.guest->memory_bytes_max,
-                       .root_bytes = stats.guest->root_bytes_used,
-                       .root_bytes_max = stats.guest->root_bytes};
-    }
-    return usage;
 }
 
 Status not_cancelled(const Call& call) {

@@ -64,6 +64,9 @@ struct Usage {
         uint64_t written_bytes = 0;              ///< Written.
         uint64_t writes = 0;                     ///< Requests to write, flush or discard.
         std::chrono::microseconds throttled{0};  ///< Requests waited so long for a limit.
+        /// What its device holds it to, without bursts; with `not_enforced`'s "io_max" not what was
+        /// asked for.
+        Throughput held_to = {};
     };
     /// What has passed since the sandbox was made; `rx` is to the guest.
     struct Network {
@@ -73,6 +76,27 @@ struct Usage {
         uint64_t tx_packets = 0;                    ///< Sent.
         std::chrono::microseconds rx_throttled{0};  ///< Packets waited so long for a limit.
         std::chrono::microseconds tx_throttled{0};  ///< See `rx_throttled`.
+        Throughput held_to = {};  ///< What its card holds each direction to; see Disk::held_to.
+    };
+    /// Its serial console since the sandbox was made: what its kernel says.
+    struct Console {
+        uint64_t bytes = 0;          ///< Kept in its log on the host, or on the way there.
+        uint64_t bytes_max = 0;      ///< Their bound.
+        uint64_t dropped_bytes = 0;  ///< Beyond that: kept by nobody.
+    };
+    /// Its connections with the host: the agent's, forwarded ports, of whoever uses its socket.
+    struct Connections {
+        uint64_t open = 0;            ///< Now.
+        uint64_t open_max = 0;        ///< Their bound.
+        uint64_t buffered_bytes = 0;  ///< That wait for programs of the host that read slowly.
+        uint64_t refused = 0;         ///< So far, at the bound or by the side that was called.
+    };
+    /// The host's process that runs its VM.
+    struct Vmm {
+        std::optional<uint64_t> open_files = {};      ///< Descriptors.
+        std::optional<uint64_t> open_files_max = {};  ///< Their bound.
+        std::optional<uint64_t> tasks = {};           ///< Threads.
+        std::optional<uint64_t> tasks_max = {};       ///< Their bound; 0: none.
     };
     /// UNTRUSTED: it is the guest that says so. A bound of 0: none.
     struct Guest {
@@ -82,6 +106,14 @@ struct Usage {
         uint64_t memory_bytes_max = 0;  ///< Its bound.
         uint64_t root_bytes = 0;        ///< In use of its root file system.
         uint64_t root_bytes_max = 0;    ///< That file system's size.
+        /// Of the whole guest. From here on: no value if its agent is too old to tell.
+        std::optional<uint64_t> open_files = {};
+        std::optional<uint64_t> open_files_max = {};         ///< Their bound, the guest kernel's.
+        std::optional<uint64_t> kept_processes = {};         ///< Of Sandbox::start, ended ones too.
+        std::optional<uint64_t> kept_processes_max = {};     ///< Their bound.
+        std::optional<uint64_t> output_bytes = {};           ///< Kept of those processes' output.
+        std::optional<uint64_t> output_bytes_reserved = {};  ///< What that may grow to as it is.
+        std::optional<uint64_t> output_bytes_max = {};       ///< The bound of what is reserved.
     };
 
     std::chrono::microseconds cpu{0};  ///< Processor time of the whole VM.
@@ -93,6 +125,9 @@ struct Usage {
     uint64_t disk_bytes_max = 0;                    ///< The size of the disk that the guest sees.
     std::optional<Disk> disk = {};                  ///< What has passed.
     std::optional<Network> network = {};            ///< What has passed; none without a card.
+    std::optional<Console> console = {};            ///< What has passed.
+    std::optional<Connections> connections = {};    ///< Over vsock.
+    Vmm vmm = {};                                   ///< The process.
     std::optional<Guest> guest = {};                ///< What its agent says.
     std::vector<Missing> not_enforced = {};         ///< Limits that this host does not hold.
     std::vector<Missing> not_known = {};            ///< What has no value here, and why.

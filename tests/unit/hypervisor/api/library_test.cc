@@ -55,7 +55,9 @@ TEST_F(Library, TellsWhatASandboxUses) {
     const auto usage = sandbox->usage(soon());
     ASSERT_TRUE(usage) << usage.error().message;
     EXPECT_GT(usage->memory_bytes, 0u) << "of the process";
+    EXPECT_GT(usage->vmm.open_files.value_or(0), 0u) << "likewise";
     EXPECT_FALSE(usage->network);
+    EXPECT_FALSE(usage->connections || usage->console);
     // This one's VM does not answer: what only it knows is not known, and that is told.
     EXPECT_FALSE(usage->disk);
     EXPECT_THAT(usage->not_known,

@@ -1,0 +1,14 @@
+#pragma once
+
+// From what the tree knows of a sandbox's use to the public words for it.
+
+#include <spore/limits.h>
+
+#include "hypervisor/sandbox/stats.h"
+
+namespace spore {
+
+std::vector<Usage::Missing> missing_of(const std::vector<Unenforced>& all);
+Usage usage_of(const SandboxStats& stats);
+
+}  // namespace spore
