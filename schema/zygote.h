@@ -22,9 +22,11 @@ struct ZygoteRequest {
     static constexpr uint32_t kNetworksMax = 8;
     // Descriptors: log, ready pipe, lease, console, control socket, vsock socket, go (a FIFO, open
     // for both), then the disks, then the networks, then the claim of the user and the socket to
-    // whoever maps it, then the directory of the cgroup.
+    // whoever maps it, then the directory of the cgroup, then the counterparts' `tasks`.
     static constexpr uint32_t kFixedDescriptors = 7;
-    static constexpr uint32_t kDescriptorsMax = kFixedDescriptors + kDisksMax + kNetworksMax + 3;
+    static constexpr uint32_t kCgroupsV1Max = 3;
+    static constexpr uint32_t kDescriptorsMax =
+        kFixedDescriptors + kDisksMax + kNetworksMax + 3 + kCgroupsV1Max;
 
     uint32_t magic = kMagic;
     ZygoteStart start = ZygoteStart::prepared;
@@ -34,10 +36,11 @@ struct ZygoteRequest {
     uint32_t stage_times = 0;  // 0 or 1
     uint32_t cgroups = 0;      // 0 or 1: the worker is forked into one
     uint32_t user = 0;         // 0: that of the zygote; else it becomes this one
+    uint32_t cgroups_v1 = 0;   // it moves itself into so many, when it is that user
     // Its path, or why there is none; ends with a zero.
     char cgroup[limits::kCgroupTextBytesMax] = {};
 };
-static_assert(sizeof(ZygoteRequest) == 32 + limits::kCgroupTextBytesMax);
+static_assert(sizeof(ZygoteRequest) == 36 + limits::kCgroupTextBytesMax);
 
 struct ZygoteReply {
     uint32_t magic = ZygoteRequest::kMagic;

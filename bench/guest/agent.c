@@ -1,7 +1,7 @@
 /* A guest that answers like spore-agent and does nothing of what it is asked: the tests' and the
    benchmarks' stand-in for Linux on hosts whose /dev/kvm interprets ring 0. Hello, GrowRoot,
    PrepareSnapshot, Identity and SetClock succeed; a command writes the sandbox's host name and exits
-   with 0. Its memory and its vsock driver are real: its connection is carried through the snapshot,
+   with 0. One whose name begins with "burn" never halts. Its memory and its vsock driver are real: its connection is carried through the snapshot,
    it is sealed from PrepareSnapshot to Identity, and between packets it is halted.
 
    The first thing that it does in a clone is to read a port: the exit that is B2 (bench/README.md).
@@ -20,6 +20,7 @@ enum {
     kSleepControlPort = 0x600, /* hypervisor/boot/layout.h */
     kPowerOff = 5 << 2 | 1 << 5,
     kLapic = 0xFEE00000u,
+    kBurn = 'b' | 'u' << 8 | 'r' << 16 | 'n' << 24,
 };
 
 /* virtio 1.2 §5.10.6 */
@@ -43,6 +44,7 @@ static u8 spare_buffer[BUFFER_BYTES] __attribute__((aligned(4096)));
 static u8* spare = spare_buffer;
 static const u8* identity;
 static u8 keeps_buffer;
+static u8 burns;
 
 static void copy(u8* to, const u8* from, u32 bytes) {
     u32 words = (bytes + 3) / 4; /* both have room for whole ones */
@@ -89,12 +91,17 @@ static const u8* field(const u8* table, u32 number) {
 }
 static const u8* follow(const u8* offset) { return offset + get32((u32)offset); }
 
-/* The host name of the last Identity, and a newline. */
+/* The host name of the last Identity, behind its length. */
+static const u8* hostname(void) {
+    const u8* table = follow(identity + 4);
+    return follow(field(follow(field(table, kFieldBody)), kFieldHostname));
+}
+
+/* And a newline. */
 static void write_hostname(const struct connection* to, u32 stream) {
     u32 length = 0;
     if (identity != 0) {
-        const u8* table = follow(identity + 4);
-        const u8* name = follow(field(follow(field(table, kFieldBody)), kFieldHostname));
+        const u8* name = hostname();
         length = get32((u32)name);
         if (length > kOutputBytes - 1)
             length = kOutputBytes - 1;
@@ -144,6 +151,7 @@ static u8 serve(struct connection* from, const u8* frame, u8 whole) {
             sealed = 0;
             identity = whole ? frame : 0;
             keeps_buffer = whole;
+            burns = whole && get32((u32)(hostname() + 4)) == kBurn;
             ANSWER(from, Done, stream);
             break;
         case kPrepareSnapshotRequest:
@@ -315,6 +323,8 @@ void guest_main(void) {
     vsock_queues[kVsockTx]->available.flags = 1; /* no interrupts of it */
     for (;;) {
         serve_packets();
+        if (burns)
+            continue;
         wait_for_interrupt();
         if (sealed)
             in(kSerial + 5);

@@ -25,6 +25,7 @@ inline constexpr uint32_t kCpuPeriodUs = 20'000;
 static_assert(uint64_t{kCpuPeriodUs} * kCpuMaxMillisMin / 1000 >= 1000);
 inline constexpr uint32_t kCpuWeightMax = 10'000;  // cgroup v2's
 inline constexpr uint32_t kCpuWeightDefault = 100;
+inline constexpr uint32_t kCpuSharesDefault = 1024;  // what cgroup v1 calls the same
 
 // A guest's memory that is limited below its size: what its kernel and agent have, and what is left
 // to commands at the least.

@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "hypervisor/base/limits.h"
+#include "hypervisor/jail/cgroup_v1.h"
 
 namespace spore {
 
@@ -216,7 +217,7 @@ void kill_cgroup(const std::filesystem::path& directory) {
 }
 
 bool remove_cgroup(const std::filesystem::path& directory) {
-    return ::rmdir(directory.c_str()) == 0 || errno != EBUSY;
+    return remove_cgroups_v1(directory) && (::rmdir(directory.c_str()) == 0 || errno != EBUSY);
 }
 
 size_t sweep_cgroups(const CgroupPlace& place) {
@@ -231,7 +232,8 @@ size_t sweep_cgroups(const CgroupPlace& place) {
         // Held for one only: whoever makes one waits for it.
         if (::flock(fd, LOCK_EX | LOCK_NB) != 0)
             break;  // one is being made just now: the rest is the next sweep's
-        removed += ::unlinkat(fd, entry->d_name, AT_REMOVEDIR) == 0;
+        removed += remove_cgroups_v1(place.directory() / entry->d_name) &&
+                   ::unlinkat(fd, entry->d_name, AT_REMOVEDIR) == 0;
         ::flock(fd, LOCK_UN);
     }
     return removed;

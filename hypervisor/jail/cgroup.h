@@ -10,6 +10,8 @@
 // Whoever makes one holds the parent's lock, shared, until a process is in it. So one that is empty
 // while nobody holds that lock is what a sandbox's end or somebody's death has left, and anybody
 // may remove it (sweep_cgroups). The kernel removes none that has a process.
+//
+// Controllers that the host has in cgroup v1 are had there: cgroup_v1.h.
 
 #include <cstdint>
 #include <filesystem>
@@ -64,7 +66,7 @@ Result<Cgroup> make_cgroup(const CgroupPlace& place, const std::string& name);
 Status open_cgroup(const CgroupPlace& place, const Cgroup& cgroup);
 // Kills what is in it, however it came there.
 void kill_cgroup(const std::filesystem::path& directory);
-// False: it has processes still.
+// With its counterparts of cgroup v1. False: it has processes still.
 bool remove_cgroup(const std::filesystem::path& directory);
 // Removes all that are empty and not about to be used; returns how many. About 4 µs for each that
 // is in use.

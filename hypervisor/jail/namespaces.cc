@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdio>
 
+#include "hypervisor/jail/cgroup_v1.h"
 #include "hypervisor/jail/filter_policy.h"
 
 namespace spore {
@@ -26,6 +27,8 @@ struct Handover {
     const char* directory;
     const int* descriptors;
     int count;
+    const int* cgroups_v1;
+    size_t cgroups_v1_count;
     bool own_user;
     char user_map[48];
     char group_map[48];
@@ -76,6 +79,7 @@ bool arrange_descriptors(const Handover& plan) {
          !put("/proc/self/gid_map", plan.group_map)))
         give_up("writing the ID maps");
     ::setsid();
+    enter_cgroups_v1(plan.cgroups_v1, plan.cgroups_v1_count);
     if (!arrange_descriptors(plan))
         give_up("its descriptors");
     if (::chdir(plan.directory) != 0)
@@ -197,6 +201,8 @@ Result<StartedProcess> start_isolated(const ProcessPlan& plan) {
     handover.directory = plan.directory.c_str();
     handover.descriptors = plan.descriptors.data();
     handover.count = static_cast<int>(plan.descriptors.size());
+    handover.cgroups_v1 = plan.cgroups_v1.data();
+    handover.cgroups_v1_count = plan.cgroups_v1.size();
     std::snprintf(handover.user_map, sizeof(handover.user_map), "%u %u 1\n", ::geteuid(),
                   ::geteuid());
     std::snprintf(handover.group_map, sizeof(handover.group_map), "%u %u 1\n", ::getegid(),

@@ -23,6 +23,9 @@ struct ProcessPlan {
     bool own_pids = true;
     // The directory of the cgroup that it starts in (CLONE_INTO_CGROUP); -1: the caller's.
     int cgroup = -1;
+    // Of that cgroup's counterparts in cgroup v1, for the child to move itself before it executes
+    // the program (cgroup_v1.h).
+    std::vector<int> cgroups_v1;
     // Its parent is init, or the subreaper: nobody here need wait for its end. 30 µs.
     bool detached = false;
 };

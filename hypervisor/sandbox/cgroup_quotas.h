@@ -1,6 +1,7 @@
 #pragma once
 
-// Quotas in a sandbox's cgroup (v2): what counts its processor time and memory and holds it to its
+// Quotas in a sandbox's cgroup, or for what the host has in cgroup v1 in its counterparts
+// (jail/cgroup_v1.h): what counts its processor time and memory and holds it to its
 // share of them, against a guest whose kernel is hostile too.
 
 #include <filesystem>
@@ -28,6 +29,8 @@ struct Unenforced {
     std::string why;
 };
 
+// What can be done before there is any. Errors: the host's.
+Status prepare_cgroup_quotas(const std::filesystem::path& directory);
 // Sets those of `quotas` that are limits in the cgroup at `directory` (empty: there is none), and
 // takes away what `before` had set and they do not have. Gives back which of them could not be had;
 // a controller that is not there is no error. Errors: the host's.

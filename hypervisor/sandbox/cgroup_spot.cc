@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "hypervisor/base/remove_tree.h"
+#include "hypervisor/jail/cgroup_v1.h"
 #include "hypervisor/jail/own_user.h"
 #include "hypervisor/sandbox/home.h"
 
@@ -20,6 +21,9 @@ CgroupSpot CgroupSpot::make(const stdfs::path& directory, const CgroupQuotas& qu
         if (::symlink((spot.place_->directory() / name).c_str(), link.c_str()) != 0)
             return fail_errno(link);
         auto cgroup = TRY(make_cgroup(*spot.place_, name));
+        spot.has_v1_ = quotas != CgroupQuotas{} && make_cgroups_v1(cgroup.directory);
+        if (spot.has_v1_)
+            TRY(prepare_cgroup_quotas(cgroup.directory));
         TRY(set_cgroup_quotas(cgroup.directory, quotas));
         return cgroup;
     }();
@@ -32,9 +36,21 @@ CgroupSpot CgroupSpot::make(const stdfs::path& directory, const CgroupQuotas& qu
     return spot;
 }
 
-void CgroupSpot::started() {
-    if (cgroup_)
+std::vector<UniqueFd> CgroupSpot::open_v1(unsigned user) const {
+    return has_v1_ && cgroup_ ? open_cgroups_v1(cgroup_->directory, user) : std::vector<UniqueFd>();
+}
+
+void CgroupSpot::forked() {
+    if (cgroup_ && !has_v1_)
         cgroup_->unstarted.reset();
+}
+
+void CgroupSpot::started() {
+    if (!cgroup_)
+        return;
+    if (has_v1_)
+        drop_unused_cgroups_v1(cgroup_->directory);
+    cgroup_->unstarted.reset();
 }
 
 // A zygote of root's has become somebody else; others' is their own.

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "hypervisor/jail/cgroup.h"
 #include "hypervisor/sandbox/cgroup_quotas.h"
@@ -25,7 +26,12 @@ class CgroupSpot {
     int handle() const { return cgroup_ ? cgroup_->handle.get() : -1; }
     // Its path, or why there is none: what spore-vmm's --cgroup takes.
     const std::string& text() const { return text_; }
-    // To be called when a process is in it: it is safe from sweeping now.
+    // For a process to move itself into the counterparts of cgroup v1, which hold the limits that
+    // the cgroup cannot (open_cgroups_v1). None where the host has none, or there are no limits.
+    std::vector<UniqueFd> open_v1(unsigned user) const;
+    // To be called when a process is in the cgroup, and a second time when it is in its
+    // counterparts: it is safe from sweeping then.
+    void forked();
     void started();
     // For a worker that a zygote without rights is to fork into it. Where that cannot be, the spot
     // is none from here on.
@@ -34,6 +40,7 @@ class CgroupSpot {
   private:
     std::optional<CgroupPlace> place_;
     std::optional<Cgroup> cgroup_;
+    bool has_v1_ = false;
     std::string text_;
 };
 

@@ -8,6 +8,7 @@
 
 #include "hypervisor/io/event_loop.h"
 #include "hypervisor/jail/cgroup.h"
+#include "hypervisor/jail/cgroup_v1.h"
 #include "hypervisor/jail/own_user.h"
 #include "hypervisor/kvm/kvm.h"
 #include "hypervisor/kvm/ring0_probe.h"
@@ -87,7 +88,9 @@ HostFinding check_cgroup() {
         if (!CgroupHost::from_environment().empty())
             finding.remedy = "let SPORE_CGROUP name a directory of the hierarchy, or unset it";
         else if (::geteuid() == 0)
-            finding.remedy = "boot with systemd.unified_cgroup_hierarchy=1; quotas need it";
+            finding.remedy =
+                "quotas need it: boot with systemd.unified_cgroup_hierarchy=1, or beside cgroup "
+                "v1: mkdir /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified";
         else
             finding.remedy =
                 "run spore in a delegated cgroup: systemd-run --user --scope -p "
@@ -95,14 +98,17 @@ HostFinding check_cgroup() {
         return finding;
     }
     auto controllers = cgroup_controllers(*place);
+    auto v1 = cgroup_v1_controllers(place->directory());
     std::vector<std::string> missing;
-    for (const char* controller : kCgroupControllers) {
-        if (std::ranges::find(controllers, controller) == controllers.end())
+    for (const char* controller : kQuotaControllers) {
+        if (std::ranges::find(controllers, controller) == controllers.end() &&
+            std::ranges::find(v1, controller) == v1.end())
             missing.emplace_back(controller);
     }
     finding.good = missing.empty();
     finding.what = "one for each sandbox in " + place->directory().string() +
-                   "; controllers: " + (controllers.empty() ? "none" : joined(controllers));
+                   "; controllers: " + (controllers.empty() ? "none" : joined(controllers)) +
+                   (v1.empty() ? "" : "; in cgroup v1: " + joined(v1));
     if (!finding.good)
         finding.remedy = "quotas need " + joined(missing) +
                          " too: boot with cgroup_no_v1=all, and have the cgroups above hand them "

@@ -162,16 +162,18 @@ Status PoolKeeper::make(CloneSource source) {
     TRY(make_directory(making));
     auto made = [&]() -> Result<UniqueFd> {
         UniqueFd ready;
+        auto spot = CgroupSpot::make(
+            making, cgroup_quotas({}, {template_.memory_bytes, template_.disk_bytes}));
+        spot.open_to_zygote();
         {
-            auto spot = CgroupSpot::make(
-                making, cgroup_quotas({}, {template_.memory_bytes, template_.disk_bytes}));
-            spot.open_to_zygote();
             auto files = TRY(make_files(making, spot, ready));
             TRY(zygote_->fork_worker(
                 files, source == CloneSource::parked ? ZygoteStart::built : ZygoteStart::prepared,
                 deadline));
         }
+        spot.forked();
         TRY(wait_until_ready(ready.get(), deadline));
+        spot.started();
         auto control = TRY(VmmClient::connect(making));
         int pid = TRY(control.peer());
         UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));

@@ -19,6 +19,7 @@
 
 #include "hypervisor/base/limits.h"
 #include "hypervisor/jail/cgroup.h"
+#include "hypervisor/jail/cgroup_v1.h"
 
 namespace spore {
 
@@ -283,8 +284,11 @@ HostFinding check_kernel_age(const HostTree& tree) {
 
 HostTree HostTree::here() {
     HostTree tree;
-    if (auto place = find_cgroup_place())
+    if (auto place = find_cgroup_place()) {
         tree.sandbox_controllers = cgroup_controllers(*place);
+        for (std::string& controller : cgroup_v1_controllers(place->directory()))
+            tree.sandbox_controllers.push_back(std::move(controller));
+    }
     unsigned long cookie = 0;
     tree.core_scheduling =
         ::prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, 0, PR_SCHED_CORE_SCOPE_THREAD, &cookie) == 0;

@@ -14,7 +14,7 @@ namespace spore {
 struct HostTree {
     std::string root;                              // before /sys, /proc and the programs' places
     uint64_t now_unix_s = 0;                       // 0: now
-    std::vector<std::string> sandbox_controllers;  // of cgroup v2 that sandboxes get
+    std::vector<std::string> sandbox_controllers;  // of cgroups that sandboxes get
     bool core_scheduling = false;                  // this kernel has PR_SCHED_CORE
     uint64_t locked_memory_max = ~0ull;            // RLIMIT_MEMLOCK, bytes
     uint64_t open_files_max = ~0ull;               // RLIMIT_NOFILE, hard

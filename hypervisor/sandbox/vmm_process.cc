@@ -149,6 +149,9 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
         plan.arguments.insert(plan.arguments.end(), {"--cgroup", spot->text()});
         plan.cgroup = spot->handle();
     }
+    std::vector<UniqueFd> v1 = spot != nullptr ? spot->open_v1(0) : std::vector<UniqueFd>();
+    for (const UniqueFd& tasks : v1)
+        plan.cgroups_v1.push_back(tasks.get());
     plan.own_pids = std::ranges::find(arguments, "--zygote-fd") == arguments.end();
     // Without them a jail makes its own; only root can.
     if (::geteuid() == 0)

@@ -24,6 +24,7 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start, int m
     request.taps = files.taps;
     request.stage_times = files.stage_times;
     request.cgroups = files.cgroup >= 0;
+    request.cgroups_v1 = static_cast<uint32_t>(files.cgroups_v1.size());
     request.user = files.user.id;
     files.cgroup_text.copy(request.cgroup, sizeof(request.cgroup) - 1);
     std::vector<int> descriptors;
@@ -38,6 +39,8 @@ Status send_order(int socket, const WorkerFiles& files, ZygoteStart start, int m
         descriptors.insert(descriptors.end(), {files.user.claim.get(), mapper});
     if (files.cgroup >= 0)
         descriptors.push_back(files.cgroup);
+    for (const UniqueFd& tasks : files.cgroups_v1)
+        descriptors.push_back(tasks.get());
     if (request.disks > ZygoteRequest::kDisksMax || request.networks > ZygoteRequest::kNetworksMax)
         return fail(Code::invalid_argument, "zygote: " + std::to_string(request.disks) +
                                                 " disks and " + std::to_string(request.networks) +
@@ -103,6 +106,7 @@ Result<WorkerFiles> make_worker_files(const std::string& directory, const Cgroup
             return fail_errno(directory);
     }
     files.cgroup = spot.handle();
+    files.cgroups_v1 = spot.open_v1(files.user.id != 0 ? files.user.id : kJailUser);
     files.cgroup_text = spot.text();
     files.log = TRY(open_append(directory + "/vmm.log"));
     files.console = TRY(open_append(directory + "/console.log"));

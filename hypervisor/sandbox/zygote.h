@@ -22,6 +22,7 @@ struct WorkerFiles {
     bool stage_times = false;
     int cgroup = -1;          // the directory of its cgroup, or -1; stays the caller's
     std::string cgroup_text;  // the cgroup's path, or why there is none
+    std::vector<UniqueFd> cgroups_v1;  // `tasks` of its counterparts
     OwnUser user;             // whose its directory is; 0: the zygote's
 };
 

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "hypervisor/base/limits.h"
+#include "hypervisor/jail/cgroup_v1.h"
 #include "hypervisor/jail/jail.h"
 #include "hypervisor/jail/namespaces.h"
 #include "hypervisor/jail/own_user.h"
@@ -23,6 +24,7 @@ struct Order {
     std::vector<UniqueFd> networks;
     UniqueFd claim, mapper;  // of its user
     UniqueFd cgroup;
+    std::vector<UniqueFd> cgroups_v1;
 };
 
 std::vector<UniqueFd> descriptors_of(msghdr& message) {
@@ -64,9 +66,11 @@ Result<std::optional<Order>> receive_order(int keeper) {
     if (got != sizeof(order.request) || order.request.magic != ZygoteRequest::kMagic ||
         order.request.disks > ZygoteRequest::kDisksMax ||
         order.request.networks > ZygoteRequest::kNetworksMax || order.request.cgroups > 1 ||
+        order.request.cgroups_v1 > ZygoteRequest::kCgroupsV1Max ||
         order.request.cgroup[sizeof(order.request.cgroup) - 1] != '\0' ||
         descriptors.size() != ZygoteRequest::kFixedDescriptors + order.request.disks +
                                   order.request.networks + order.request.cgroups +
+                                  order.request.cgroups_v1 +
                                   (order.request.user != 0 ? 2 : 0))
         return fail(Code::invalid_argument, "zygote: what came is no order (" +
                                                 std::to_string(descriptors.size()) +
@@ -76,6 +80,10 @@ Result<std::optional<Order>> receive_order(int keeper) {
     static_assert(std::size(fixed) == ZygoteRequest::kFixedDescriptors);
     for (size_t index = 0; index < std::size(fixed); index++)
         *fixed[index] = std::move(descriptors[index]);
+    for (uint32_t count = 0; count < order.request.cgroups_v1; count++) {
+        order.cgroups_v1.push_back(std::move(descriptors.back()));
+        descriptors.pop_back();
+    }
     if (order.request.cgroups != 0) {
         order.cgroup = std::move(descriptors.back());
         descriptors.pop_back();
@@ -91,6 +99,13 @@ Result<std::optional<Order>> receive_order(int keeper) {
         (disk ? order.disks : order.networks).push_back(std::move(descriptors[index]));
     }
     return std::optional(std::move(order));
+}
+
+void move_into(std::vector<UniqueFd> cgroups_v1) {
+    for (const UniqueFd& tasks : cgroups_v1) {
+        int fd = tasks.get();
+        enter_cgroups_v1(&fd, 1);
+    }
 }
 
 // The worker, from its fork on.
@@ -137,6 +152,7 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order, Vmm::Log log) {
             jail.why_shared_user.clear();
         }
         order.mapper.reset();
+        move_into(std::move(order.cgroups_v1));
         TRY(enter_worker_jail(jail));
         TRY(vmm.begin());
         TRY(restrict_thread(Role::loop));

@@ -9,9 +9,12 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <fstream>
 #include <set>
 
+#include "hypervisor/base/limits.h"
+#include "hypervisor/jail/cgroup_v1.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/sandbox/vmm_process.h"
 #include "hypervisor/sandbox/zygote.h"
@@ -172,6 +175,14 @@ struct Worker {
     }
 };
 
+// One process, in each that this host has: what is in none of them has lost its directory.
+void expect_in_cgroups_v1(const stdfs::path& cgroup) {
+    for (const std::string& controller : cgroup_v1_controllers(cgroup.parent_path())) {
+        auto inside = read_file(cgroup_v1_of(cgroup, controller) / "cgroup.procs");
+        EXPECT_EQ(std::ranges::count(inside, '\n'), 1) << controller << ": " << inside;
+    }
+}
+
 TEST_F(JailedClone, IsForkedByAJailedZygoteWhoseEndItOutlives) {
     // Where Home::program() looks: beside the program that asks.
     stdfs::path beside = stdfs::read_symlink("/proc/self/exe").parent_path() / "spore-vmm";
@@ -190,7 +201,7 @@ TEST_F(JailedClone, IsForkedByAJailedZygoteWhoseEndItOutlives) {
     for (ZygoteStart how : {ZygoteStart::prepared, ZygoteStart::built}) {
         stdfs::path directory = here() / ("worker" + std::to_string(workers.size()));
         stdfs::create_directory(directory);
-        auto spot = CgroupSpot::make(directory);
+        auto spot = CgroupSpot::make(directory, {.tasks_max = limits::kVmmTasksMax});
         spot.open_to_zygote();
         workers.push_back(std::make_unique<Worker>(directory, spot));
         Worker& worker = *workers.back();
@@ -199,6 +210,8 @@ TEST_F(JailedClone, IsForkedByAJailedZygoteWhoseEndItOutlives) {
         worker.files = {};
         auto ready = wait_until_ready(worker.ready.get(), soon());
         ASSERT_TRUE(ready) << ready.error().message << read_file(worker.directory / "vmm.log");
+        spot.started();
+        expect_in_cgroups_v1(cgroup_of_directory(directory));
         auto client = VmmClient::connect(worker.directory);
         ASSERT_TRUE(client) << client.error().message;
         ASSERT_TRUE(client->resume(soon()));

@@ -6,11 +6,13 @@ import subprocess
 import time
 
 import inventory
-from world import check, wait_until
+from world import Skipped, check, wait_until
 
 
 def what_is_not_enforced_is_told(rig):
     """By doctor, create, update and stats alike, whichever cgroups this host has; and what holds without, holds."""
+    rig.make('first', template='plain')  # as it has cgroups made, which tells what the host hands on
+    rig.run('destroy', 'first')
     quotas = next(each for each in rig.json_of_any('doctor')['checks'] if each['name'] == 'quotas')
     missing = {name for name, option in (('cpu_max', '--cpu-max'), ('cpu_weight', '--cpu-weight'),
                                          ('vmm_memory', 'a VMM\'s memory')) if option in quotas['found']}
@@ -70,6 +72,38 @@ def what_has_no_option_is_told(rig):
     check(stats['vsock']['connections'] <= stats['vsock']['connections_max'] == 1024, stats['vsock'])
     check(stats['console']['bytes_max'] == 1 << 20 and stats['console']['dropped_bytes'] == 0, stats['console'])
     rig.run('destroy', 's')
+
+
+def processor_time_is_held(rig):
+    """Of a guest that never halts, whichever way it came and whichever version of cgroups this host has."""
+    def share(millis):
+        """Of a processor, while so much of it is used."""
+        begun, before = time.monotonic(), rig.json('stats', 'burn')['cpu']
+        wait_until(lambda: rig.json('stats', 'burn')['cpu']['used_us'] > before['used_us'] + millis * 1000, 'it to burn')
+        after, took_s = rig.json('stats', 'burn')['cpu'], time.monotonic() - begun
+        return (after['used_us'] - before['used_us']) / 1e6 / took_s, after['throttled_us'] - before['throttled_us']
+
+    for source in ('cold', 'ready', 'parked'):
+        if source != 'cold':
+            rig.run('pool', 'start', 'plain', f'--{source}', '1')
+        made = rig.make('burn', '--cpu-max', '0.5', template='plain')
+        check(made['source'] == source, made)
+        if source != 'cold':
+            rig.run('pool', 'stop', 'plain')
+        if 'cpu_max' in made['not_enforced']:
+            rig.run('destroy', 'burn')
+            raise Skipped(f'no cgroup with a cpu controller to be had here: {made["not_enforced"]}')
+        used, throttled_us = share(1000)
+        print(f'     {source}: {used:.3f} of a processor, of 0.5', flush=True)
+        # A busy machine may have less for it.
+        check(used <= 0.525 and throttled_us > 0, f'{source}: {used:.3f}, of 0.5, held back for {throttled_us} us')
+        check(rig.json('update', 'burn', '--cpu-max', '0.2')['not_enforced'] == [], 'update')
+        share(20)
+        used, throttled_us = share(400)
+        check(used <= 0.21 and throttled_us > 0, f'{source}: {used:.3f}, of 0.2, held back for {throttled_us} us')
+        rig.check_answers('burn')
+        rig.run('destroy', 'burn')
+    wait_until(rig.nothing_left, 'all of it to be gone')
 
 
 QUOTAS = ('--cpu-max', '0.5', '--cpu-weight', '50', '--io-max', '50M,ops=5000', '--net-max', '50M,packets=50000')

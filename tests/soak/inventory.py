@@ -6,7 +6,7 @@ import os
 import re
 import time
 
-from world import TEMPLATE, UIDS, Failed, anonymous
+from world import TEMPLATE, UIDS, Failed, anonymous, in_all_hierarchies
 
 USERS = '/run/spore-users'
 SETTLE_S = 60  # ends of VMs are torn down behind the commands
@@ -52,15 +52,17 @@ def mounts():
 
 
 def cgroups(world):
-    """How many there are, used and unused: what ended is removed by the next command."""
+    """How many there are in each hierarchy, used and unused: what ended is removed by the next command."""
     found = collections.Counter()
-    for base, directories, _ in os.walk(world.cgroup) if world.cgroup else ():
-        for name in directories:
-            try:
-                with open(os.path.join(base, name, 'cgroup.procs'), 'rb') as file:
-                    found['used' if file.read() else 'unused'] += 1
-            except OSError:
-                pass
+    for top in in_all_hierarchies(world.cgroup) if world.cgroup else ():
+        hierarchy = os.path.basename(os.path.dirname(top))
+        for base, directories, _ in os.walk(top):
+            for name in directories:
+                try:
+                    with open(os.path.join(base, name, 'cgroup.procs'), 'rb') as file:
+                        found[('used in ' if file.read() else 'unused in ') + hierarchy] += 1
+                except OSError:
+                    pass
     return found
 
 

@@ -22,6 +22,10 @@ class Failed(Exception):
     """A test's finding."""
 
 
+class Skipped(Exception):
+    """What a test needs, and this host does not have."""
+
+
 def check(condition, message):
     if not condition:
         raise Failed(message)
@@ -81,6 +85,9 @@ class World:
             self.driver.wait(LIMIT_S)
         self.run('pool', 'stop', TEMPLATE, status=None)
         shutil.rmtree(self.home, ignore_errors=True)
+        self.remove_cgroups()
+
+    def remove_cgroups(self):
         if self.cgroup:
             remove_cgroup(self.cgroup)
 
@@ -207,12 +214,19 @@ def own_cgroup():
     return None
 
 
-def remove_cgroup(directory):
+def in_all_hierarchies(cgroup):
+    """A cgroup (v2), and where its counterparts in those of cgroup v1 are that are mounted beside."""
+    return [cgroup] + [cgroup.replace('/unified/', f'/{controller}/', 1) for controller in ('cpu', 'memory', 'pids')
+                       if '/unified/' in cgroup]
+
+
+def remove_cgroup(cgroup):
     """If nothing runs in it."""
-    for base, directories, _ in os.walk(directory, topdown=False):
-        for name in (*directories, '.'):
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.normpath(os.path.join(base, name)))
+    for directory in in_all_hierarchies(cgroup):
+        for base, directories, _ in os.walk(directory, topdown=False):
+            for name in (*directories, '.'):
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.normpath(os.path.join(base, name)))
 
 
 def answer_of(output, status):

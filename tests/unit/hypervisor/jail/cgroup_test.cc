@@ -2,6 +2,7 @@
 // processes in it. The real one: tests/jail/cgroup_test.cc.
 
 #include "hypervisor/jail/cgroup.h"
+#include "hypervisor/jail/cgroup_v1.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -156,6 +157,55 @@ TEST_F(CgroupPlaces, HoldOneWithAQuotaForGood) {
     ASSERT_TRUE(prepare_cgroup_place(*place));
     EXPECT_EQ(sweep_cgroups(*place), 0u);
     EXPECT_TRUE(stdfs::is_directory(place->directory() / ".quota"));
+}
+
+// As much of cgroup v1 as there is in front of a directory.
+class CgroupsV1 : public CgroupPlaces {
+  protected:
+    void SetUp() override {
+        CgroupPlaces::SetUp();
+        cgroup("v1/unified");
+        for (const char* hierarchy : {"v1/cpu", "v1/memory", "v1/net_cls"}) {
+            stdfs::create_directories(root_ / hierarchy);
+            put(stdfs::path(hierarchy) / "tasks", "");
+        }
+        put("self", "3:cpu:/\n0::/\n");
+        auto place = find_cgroup_place(host_);
+        ASSERT_TRUE(place) << place.error().message;
+        place_ = *place;
+    }
+    CgroupPlace place_;
+};
+
+TEST_F(CgroupsV1, AreOfTheSamePathInEachHierarchyThatIsThere) {
+    EXPECT_EQ(cgroup_v1_of("/sys/fs/cgroup/unified/spore/x", "cpu"), "/sys/fs/cgroup/cpu/spore/x");
+    EXPECT_EQ(cgroup_v1_of("/sys/fs/cgroup/spore/x", "cpu"), "") << "all of this host is v2";
+    EXPECT_EQ(cgroup_v1_of("", "cpu"), "");
+    EXPECT_THAT(cgroup_v1_controllers(place_.directory()), ElementsAre("cpu", "memory"));
+    EXPECT_FALSE(stdfs::exists(root_ / "v1/cpu/spore")) << "made by looking";
+}
+
+TEST_F(CgroupsV1, GoWithTheirCgroup) {
+    auto one = make_cgroup(place_, "one");
+    ASSERT_TRUE(one) << one.error().message;
+    EXPECT_TRUE(make_cgroups_v1(one->directory));
+    for (const char* there : {"v1/cpu/spore/one", "v1/memory/spore/one"})
+        EXPECT_TRUE(stdfs::is_directory(root_ / there)) << there;
+    EXPECT_FALSE(stdfs::exists(root_ / "v1/pids")) << "a hierarchy was made up";
+    EXPECT_EQ(sweep_cgroups(place_), 0u);
+    EXPECT_TRUE(stdfs::exists(root_ / "v1/cpu/spore/one"));
+    one->unstarted.reset();
+    EXPECT_EQ(sweep_cgroups(place_), 1u);
+    for (const char* gone : {"v1/cpu/spore/one", "v1/memory/spore/one", "v1/unified/spore/one"})
+        EXPECT_FALSE(stdfs::exists(root_ / gone)) << gone;
+}
+
+TEST_F(CgroupsV1, AreNotMadeWithoutRoomForThem) {
+    host_.wanted = (root_ / "v1/unified/machines/ours").string();
+    auto place = find_cgroup_place(host_);
+    ASSERT_TRUE(place) << place.error().message;
+    EXPECT_THAT(cgroup_v1_controllers(place->directory()), IsEmpty()) << "no machines there";
+    EXPECT_FALSE(make_cgroups_v1(place->directory() / "one"));
 }
 
 // As a user without rights: 0 is good.

@@ -204,6 +204,81 @@ TEST_F(QuotaFiles, ReadsWhatACgroupHasCounted) {
     EXPECT_FALSE(read_cgroup_usage({}).cpu_us.has_value());
 }
 
+// A host with both versions: the cgroup is in the one without controllers.
+class QuotaFilesV1 : public QuotaFiles {
+  protected:
+    QuotaFilesV1() {
+        for (const char* path : {"unified/spore/x", "cpu/spore/x", "memory/spore/x", "pids/spore/x"})
+            stdfs::create_directories(directory / path);
+        cgroup = directory / "unified/spore/x";
+    }
+    stdfs::path cgroup;
+};
+
+TEST_F(QuotaFilesV1, WhatTheHostHasInCgroupV1IsSetThere) {
+    for (const char* name :
+         {"cpu/spore/x/cpu.cfs_period_us", "cpu/spore/x/cpu.cfs_quota_us", "cpu/spore/x/cpu.shares",
+          "memory/spore/x/memory.limit_in_bytes", "pids/spore/x/pids.max"})
+        put(name);
+    ASSERT_TRUE(prepare_cgroup_quotas(cgroup).has_value());
+    CgroupQuotas quotas{500, 200, 1 << 28, 544};
+    auto set = set_cgroup_quotas(cgroup, quotas);
+    ASSERT_TRUE(set.has_value()) << set.error().message;
+    EXPECT_TRUE(set->empty());
+    EXPECT_EQ(get("cpu/spore/x/cpu.cfs_period_us"), "20000");
+    EXPECT_EQ(get("cpu/spore/x/cpu.cfs_quota_us"), "10000");
+    EXPECT_EQ(get("cpu/spore/x/cpu.shares"), "2048");
+    EXPECT_EQ(get("memory/spore/x/memory.limit_in_bytes"), "268435456");
+    EXPECT_EQ(get("pids/spore/x/pids.max"), "544");
+    put("cpu/spore/x/cpu.cfs_quota_us");
+    put("cpu/spore/x/cpu.shares");
+    ASSERT_TRUE(set_cgroup_quotas(cgroup, {}, quotas).has_value());
+    EXPECT_EQ(get("cpu/spore/x/cpu.cfs_quota_us").substr(0, 2), "-1");
+    EXPECT_EQ(get("cpu/spore/x/cpu.shares"), "1024");
+    EXPECT_EQ(get("pids/spore/x/pids.max").substr(0, 3), "max");
+}
+
+TEST_F(QuotaFilesV1, TheCgroupItselfComesFirst) {
+    for (const char* name : {"unified/spore/x/memory.max", "memory/spore/x/memory.limit_in_bytes"})
+        put(name);
+    auto set = set_cgroup_quotas(cgroup, {0, 0, 1 << 28, 0});
+    ASSERT_TRUE(set.has_value() && set->empty());
+    EXPECT_EQ(get("unified/spore/x/memory.max"), "268435456");
+    EXPECT_EQ(get("memory/spore/x/memory.limit_in_bytes"), "");
+}
+
+TEST_F(QuotaFilesV1, ACounterpartThatIsNotThereIsTold) {
+    stdfs::remove(directory / "cpu/spore/x");
+    auto set = set_cgroup_quotas(cgroup, {500, 0, 0, 0});
+    ASSERT_TRUE(set.has_value());
+    ASSERT_EQ(set->size(), 1u);
+    EXPECT_NE(set->at(0).why.find("cpu/spore/x is not there"), std::string::npos);
+    EXPECT_FALSE(read_cgroup_usage(cgroup).cpu_max_millis.has_value());
+}
+
+TEST_F(QuotaFilesV1, IsReadTogether) {
+    put("unified/spore/x/cpu.stat", "usage_usec 1234567\nuser_usec 1\n");
+    put("cpu/spore/x/cpu.stat", "nr_periods 9\nnr_throttled 3\nthrottled_time 77123\n");
+    put("cpu/spore/x/cpu.cfs_quota_us", "10000\n");
+    put("cpu/spore/x/cpu.cfs_period_us", "20000\n");
+    put("memory/spore/x/memory.usage_in_bytes", "4096\n");
+    put("memory/spore/x/memory.limit_in_bytes", "9223372036854771712\n");
+    put("memory/spore/x/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
+    put("pids/spore/x/pids.current", "5\n");
+    put("pids/spore/x/pids.max", "544\n");
+    auto usage = read_cgroup_usage(cgroup);
+    EXPECT_EQ(usage.cpu_us, 1234567u);
+    EXPECT_EQ(usage.throttled_us, 77u);
+    EXPECT_EQ(usage.cpu_max_millis, 500u);
+    EXPECT_EQ(usage.memory_bytes, 4096u);
+    EXPECT_EQ(usage.memory_max, 0u) << "as many as there can be";
+    EXPECT_EQ(usage.oom_kills, 2u);
+    EXPECT_EQ(usage.tasks, 5u);
+    EXPECT_EQ(usage.tasks_max, 544u);
+    put("cpu/spore/x/cpu.cfs_quota_us", "-1\n");
+    EXPECT_EQ(read_cgroup_usage(cgroup).cpu_max_millis, 0u);
+}
+
 TEST_F(QuotaFiles, ARecordKeepsThemAndOlderOnesHaveNone) {
     SandboxRecord record;
     record.id = "one";
