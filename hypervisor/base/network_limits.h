@@ -45,6 +45,15 @@ inline constexpr size_t kDnsOpenMax = 4096;
 inline constexpr uint32_t kDnsPendingMax = 64;
 inline constexpr int kDnsWaitMs = 5000;
 
+// What runs for one sandbox's network beside its VM. Each has one thread that works, so more than
+// one processor is none's; with less than the least, a change of rules takes seconds. Sockets'
+// buffers are in passt's memory: kConnectionsMax with some 200 KiB each.
+inline constexpr uint32_t kHelperCpuMillisMin = 250;
+inline constexpr uint32_t kHelperCpuMillisMax = 1000;
+inline constexpr uint64_t kPasstMemoryBytes = 256u << 20;
+inline constexpr uint64_t kResolverMemoryBytes = 64u << 20;
+inline constexpr uint64_t kHelperTasksMax = 64;
+
 static_assert(12 + kDomainBytesMax + 2 + 4 + 16 * kDnsAddressesMax <= 512);
 static_assert(kConnectionsBurstMax <= kConnectionsMax);
 static_assert(uint64_t{kNetworkLinksMax} * 2 == uint64_t{1} << 16);

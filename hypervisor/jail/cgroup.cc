@@ -86,7 +86,7 @@ void keep_quotas_on(const std::string& directory) {
     std::string holder = directory + "/.quota";
     if (::access((directory + "/cpu.max").c_str(), F_OK) != 0 ||
         (::mkdir(holder.c_str(), 0700) != 0 && errno != EEXIST))
-        return;
+        return hold_quota_v1(holder);
     (void)write_text(holder + "/cpu.max", "100000 100000");
 }
 

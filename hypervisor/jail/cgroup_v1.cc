@@ -36,6 +36,16 @@ bool is_v1(const stdfs::path& directory) {
     return ::access((directory / kTasks).c_str(), F_OK) == 0;
 }
 
+// With its parent, if that lacks. False: errno says why.
+bool make_one(const stdfs::path& path) {
+    if (::mkdir(path.c_str(), 0700) == 0)
+        return true;
+    stdfs::path parent = path.parent_path();
+    return errno == ENOENT && is_v1(parent.parent_path()) &&
+           (::mkdir(parent.c_str(), 0700) == 0 || errno == EEXIST) &&
+           ::mkdir(path.c_str(), 0700) == 0;
+}
+
 // False: somebody is in it.
 bool remove_one(const stdfs::path& path) {
     return ::rmdir(path.c_str()) == 0 || errno != EBUSY;
@@ -87,15 +97,19 @@ std::vector<std::string> cgroup_v1_controllers(const stdfs::path& parent) {
     return found;
 }
 
+void hold_quota_v1(const stdfs::path& holder) {
+    stdfs::path path = cgroup_v1_of(holder, "cpu");
+    if (path.empty() || (!make_one(path) && errno != EEXIST))
+        return;
+    UniqueFd quota(::open((path / "cpu.cfs_quota_us").c_str(), O_WRONLY | O_CLOEXEC));
+    constexpr std::string_view kOneProcessor = "100000";
+    [[maybe_unused]] ssize_t written =
+        quota ? ::write(quota.get(), kOneProcessor.data(), kOneProcessor.size()) : -1;
+}
+
 bool make_cgroups_v1(const stdfs::path& directory) {
     bool any = false;
-    for_each_v1(directory, [&](const stdfs::path& path) {
-        bool made = ::mkdir(path.c_str(), 0700) == 0;
-        if (!made && errno == ENOENT && is_v1(path.parent_path().parent_path()) &&
-            ::mkdir(path.parent_path().c_str(), 0700) == 0)
-            made = ::mkdir(path.c_str(), 0700) == 0;
-        any |= made;
-    });
+    for_each_v1(directory, [&](const stdfs::path& path) { any |= make_one(path); });
     return any;
 }
 

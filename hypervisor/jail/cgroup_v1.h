@@ -33,6 +33,9 @@ std::filesystem::path cgroup_v1_of(const std::filesystem::path& directory,
 // Which of kQuotaControllers children of the cgroup at `parent` will have counterparts for.
 std::vector<std::string> cgroup_v1_controllers(const std::filesystem::path& parent);
 
+// Makes that of `holder` which has a quota for good, where the host has processor time in cgroup v1
+// (see cgroup.cc).
+void hold_quota_v1(const std::filesystem::path& holder);
 // Makes those of the cgroup at `directory`, and the parents'. What the host refuses is left out;
 // false: all of it.
 bool make_cgroups_v1(const std::filesystem::path& directory);

@@ -13,6 +13,7 @@
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/resolver.h"
 #include "hypervisor/network/user_network.h"
+#include "hypervisor/sandbox/helper_cgroup.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/sandbox.h"
 
@@ -52,8 +53,9 @@ constexpr const char* kByPasst = "its network is by passt: ";
 constexpr const char* kHostRulesLack =
     "there is no second rule set on the host, and addresses that the host gets later are refused "
     "from the next spore update ID --network on";
-constexpr const char* kNetworkCgroupLack =
-    "what passt and the keeper of its rules use is counted to no sandbox";
+constexpr const char* kPasstIsFree =
+    "what passt and the keeper of its rules use is held to no bound: ";
+constexpr const char* kResolverIsFree = "what its resolver uses is held to no bound: ";
 
 // AppArmor's profile of Debian's pasta lets it start what lies in /usr/bin, wherever we do.
 constexpr const char* kStarter = "/usr/bin/env";
@@ -79,16 +81,21 @@ constexpr auto kResolverLimit = std::chrono::seconds(30);
 constexpr const char* kResolverFile = "resolver";  // in the clone's directory: who it is
 constexpr const char* kResolverLog = "resolver.log";
 
-Status end_resolver(const std::filesystem::path& directory) {
+// Of none: PID 0, which is never alive.
+ProcessIdentity resolver_of(const std::filesystem::path& directory) {
     std::ifstream file(directory / kResolverFile);
     ProcessIdentity process;
     if (!(file >> process.pid >> process.start_ticks))
         return {};
-    return kill_process(process, std::chrono::steady_clock::now() + kResolverLimit);
+    return process;
+}
+
+Status end_resolver(const std::filesystem::path& directory) {
+    return kill_process(resolver_of(directory), std::chrono::steady_clock::now() + kResolverLimit);
 }
 
 Status start_resolver(const std::filesystem::path& directory, const NetworkWords& words,
-                      const ProcessIdentity& vmm) {
+                      const ProcessIdentity& vmm, const Quotas& quotas) {
     std::vector<std::string> arguments = {"spore",
                                           "network-resolver",
                                           directory.string(),
@@ -104,8 +111,9 @@ Status start_resolver(const std::filesystem::path& directory, const NetworkWords
         arguments.insert(arguments.end(), {"--deny", word});
     if (!words.dns.empty())
         arguments.insert(arguments.end(), {"--dns", words.dns});
+    auto spot = make_helper_spot(directory, Helper::resolver, quotas);
     TRY(start_process(TRY(Home::program("spore")), arguments, directory, directory / kResolverLog,
-                      std::chrono::steady_clock::now() + kResolverLimit));
+                      std::chrono::steady_clock::now() + kResolverLimit, -1, &spot));
     return {};
 }
 
@@ -124,8 +132,10 @@ Result<UniqueFd> make_card_network(const std::filesystem::path& directory,
           std::string("network-keeper"), std::string("--ready-fd"), std::string("3")})
         arguments.push_back(word);
     TRY(prepare_user_network(directory, policy));
+    // Whoever it is made for: that one's quotas come with the sandbox.
+    auto spot = make_helper_spot(directory, Helper::passt, {});
     auto started = start_process(kStarter, arguments, directory, directory / kPasstLog,
-                                 std::chrono::steady_clock::now() + kResolverLimit);
+                                 std::chrono::steady_clock::now() + kResolverLimit, -1, &spot);
     if (!started)
         return std::unexpected(with_log(started.error(), directory / kPasstLog));
     return take_user_tap(directory);
@@ -141,12 +151,12 @@ Result<std::string> follow_ahead(const std::filesystem::path& directory,
 }
 
 Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
-                     const NetworkWords& words, const ProcessIdentity& vmm) {
+                     const NetworkWords& words, const ProcessIdentity& vmm, const Quotas& quotas) {
     TRY(end_resolver(directory));
     TRY(apply_policy(directory, policy));
     if (!policy.names_domains())
         return {};
-    auto started = start_resolver(directory, words, vmm);
+    auto started = start_resolver(directory, words, vmm, quotas);
     if (started)
         return {};
     TRY(apply_policy(directory, {}));
@@ -154,14 +164,31 @@ Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy
 }
 
 std::vector<Unenforced> network_lacks(const std::filesystem::path& directory) {
-    if (!has_user_network(directory))
-        return {};
-    return {{kHostRules, std::string(kByPasst) + kHostRulesLack},
-            {kNetworkCgroup, std::string(kByPasst) + kNetworkCgroupLack}};
+    std::vector<Unenforced> lacks;
+    std::string free;
+    if (has_user_network(directory)) {
+        lacks.push_back({kHostRules, std::string(kByPasst) + kHostRulesLack});
+        if (auto why = why_helper_is_free(directory, Helper::passt); !why.empty())
+            free = kPasstIsFree + why;
+    }
+    if (free.empty() && is_alive(resolver_of(directory))) {
+        if (auto why = why_helper_is_free(directory, Helper::resolver); !why.empty())
+            free = kResolverIsFree + why;
+    }
+    if (!free.empty())
+        lacks.push_back({kNetworkCgroup, free});
+    return lacks;
 }
 
 std::string user_networks_lack() {
-    return std::string(kHostRulesLack) + "; " + kNetworkCgroupLack;
+    std::string why = why_helpers_will_be_free();
+    return kHostRulesLack + (why.empty() ? "" : "; " + (kPasstIsFree + why));
+}
+
+Status remove_card_network(const std::filesystem::path& directory) {
+    TRY(remove_network(directory));
+    end_helpers(directory);
+    return {};
 }
 
 Status serve_names(const std::filesystem::path& directory, const NetworkWords& words, int vmm_pid,
@@ -201,7 +228,7 @@ Status update_network(const Home& home, const std::string& id, const NetworkWord
     // inspect_network() tells that they are not what the record says.
     info.record.network = words;
     TRY(save_record(directory, info.record));
-    return follow_policy(directory, policy, words, info.record.process);
+    return follow_policy(directory, policy, words, info.record.process, info.record.quotas);
 }
 
 }  // namespace spore

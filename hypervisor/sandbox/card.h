@@ -8,6 +8,7 @@
 #include "hypervisor/sandbox/agent_client.h"
 #include "hypervisor/sandbox/cgroup_quotas.h"
 #include "hypervisor/sandbox/home.h"
+#include "hypervisor/sandbox/quotas.h"
 #include "hypervisor/sandbox/vmm_process.h"
 
 namespace spore {
@@ -38,7 +39,10 @@ std::vector<std::string> card_arguments(bool with_mac);
 // names are allowed; one that served an earlier policy ends. `policy` is complete_policy() of
 // `words`, which the resolver is told. On an error nothing passes.
 Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy& policy,
-                     const NetworkWords& words, const ProcessIdentity& vmm);
+                     const NetworkWords& words, const ProcessIdentity& vmm,
+                     const Quotas& quotas = {});
+// Ends what runs for it, and removes it.
+Status remove_card_network(const std::filesystem::path& directory);
 
 // What of the network in `directory` is not held, if it has one by passt: by which name, and why.
 std::vector<Unenforced> network_lacks(const std::filesystem::path& directory);

@@ -84,8 +84,12 @@ std::string number_or_minus_one(uint64_t value) {
 
 // For each that is a limit. The order is that in which they are set.
 Setting memory_max(uint64_t bytes) {
-    return {kMemoryMax, "memory.max",           number_or_max(bytes),
-            "memory",   "memory.limit_in_bytes", number_or_minus_one(bytes)};
+    return {kMemoryMax,
+            "memory.max",
+            number_or_max(bytes),
+            "memory",
+            "memory.limit_in_bytes",
+            number_or_minus_one(bytes)};
 }
 
 Setting tasks_max(uint64_t count) {
@@ -95,18 +99,22 @@ Setting tasks_max(uint64_t count) {
 Setting cpu_weight(uint64_t weight) {
     if (weight == 0)
         weight = limits::kCpuWeightDefault;
-    return {kCpuWeight,   "cpu.weight",
+    return {kCpuWeight,
+            "cpu.weight",
             std::to_string(weight),
-            "cpu",        "cpu.shares",
+            "cpu",
+            "cpu.shares",
             std::to_string(weight * limits::kCpuSharesDefault / limits::kCpuWeightDefault)};
 }
 
 // In cgroup v1 the period is a file of its own, which prepare_cgroup_quotas() writes.
 Setting cpu_max(uint32_t millis) {
     uint64_t quota_us = uint64_t{millis} * limits::kCpuPeriodUs / 1000;
-    return {kCpuMax, "cpu.max",
+    return {kCpuMax,
+            "cpu.max",
             number_or_max(quota_us) + " " + std::to_string(limits::kCpuPeriodUs),
-            "cpu",   "cpu.cfs_quota_us",
+            "cpu",
+            "cpu.cfs_quota_us",
             number_or_minus_one(quota_us)};
 }
 

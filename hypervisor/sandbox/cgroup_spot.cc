@@ -11,12 +11,13 @@ namespace spore {
 
 namespace stdfs = std::filesystem;
 
-CgroupSpot CgroupSpot::make(const stdfs::path& directory, const CgroupQuotas& quotas) {
+CgroupSpot CgroupSpot::make(const stdfs::path& directory, const CgroupQuotas& quotas,
+                            const char* name_of_link) {
     CgroupSpot spot;
     auto made = [&]() -> Result<Cgroup> {
         spot.place_ = TRY(find_cgroup_place());
         std::string name = TRY(random_name()).substr(3);
-        std::string link = directory / kCgroupLink;
+        std::string link = directory / name_of_link;
         ::unlink(link.c_str());  // an earlier zygote's
         if (::symlink((spot.place_->directory() / name).c_str(), link.c_str()) != 0)
             return fail_errno(link);
@@ -53,6 +54,13 @@ void CgroupSpot::started() {
     cgroup_->unstarted.reset();
 }
 
+void CgroupSpot::missed(std::string why) {
+    text_ = std::move(why);
+    if (cgroup_)
+        (void)remove_cgroup(cgroup_->directory);
+    cgroup_.reset();
+}
+
 // A zygote of root's has become somebody else; others' is their own.
 void CgroupSpot::open_to_zygote() {
     if (!cgroup_ || ::geteuid() != 0)
@@ -64,9 +72,9 @@ void CgroupSpot::open_to_zygote() {
     cgroup_.reset();
 }
 
-stdfs::path cgroup_of_directory(const stdfs::path& directory) {
+stdfs::path cgroup_of_directory(const stdfs::path& directory, const char* link) {
     std::error_code error;
-    return stdfs::read_symlink(directory / kCgroupLink, error);
+    return stdfs::read_symlink(directory / link, error);
 }
 
 Status remove_sandbox_tree(const stdfs::path& directory) {

@@ -20,7 +20,9 @@ class CgroupSpot {
   public:
     // A cgroup for what will run in `directory`, or the reason why the host has none for it.
     // `quotas` hold from the process's first instruction on, as far as the host has controllers.
-    static CgroupSpot make(const std::filesystem::path& directory, const CgroupQuotas& quotas = {});
+    // `link`: the name by which the directory knows it.
+    static CgroupSpot make(const std::filesystem::path& directory, const CgroupQuotas& quotas = {},
+                           const char* link = kCgroupLink);
 
     // Of the cgroup's directory, or -1.
     int handle() const { return cgroup_ ? cgroup_->handle.get() : -1; }
@@ -33,6 +35,8 @@ class CgroupSpot {
     // counterparts: it is safe from sweeping then.
     void forked();
     void started();
+    // It is not: what was started is in no cgroup of its own.
+    void missed(std::string why);
     // For a worker that a zygote without rights is to fork into it. Where that cannot be, the spot
     // is none from here on.
     void open_to_zygote();
@@ -45,7 +49,8 @@ class CgroupSpot {
 };
 
 // The cgroup that the link in `directory` names; empty: there is none.
-std::filesystem::path cgroup_of_directory(const std::filesystem::path& directory);
+std::filesystem::path cgroup_of_directory(const std::filesystem::path& directory,
+                                          const char* link = kCgroupLink);
 // Removes what a process that has ended has left there: `directory`, and the cgroup if the kernel
 // is through with the process already; else the next clear_cgroups() does.
 Status remove_sandbox_tree(const std::filesystem::path& directory);

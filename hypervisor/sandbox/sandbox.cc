@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "hypervisor/network/sandbox_network.h"
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/snapshot/state.h"
@@ -85,7 +85,7 @@ Status remove_clone(const stdfs::path& directory) {
     stdfs::path disk = stdfs::read_symlink(directory / disk_layer_file(0), error);
     if (!error && ::unlink(disk.c_str()) != 0 && errno != ENOENT)
         return fail_errno(disk.string());
-    TRY(remove_network(directory));
+    TRY(remove_card_network(directory));
     return remove_sandbox_tree(directory);
 }
 

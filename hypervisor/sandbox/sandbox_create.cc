@@ -263,8 +263,8 @@ class Creation {
                         "network '" + spec_.network.mode + "': template '" + spec_.template_name +
                             "' was made without a network card; make it with spore template "
                             "create --network egress");
-        TRY(follow_policy(directory_, TRY(complete_policy(spec_.network)), spec_.network,
-                          process_));
+        TRY(follow_policy(directory_, TRY(complete_policy(spec_.network)), spec_.network, process_,
+                          spec_.quotas));
         stages_.mark("open");
         return {};
     }

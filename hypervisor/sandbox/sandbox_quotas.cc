@@ -5,6 +5,7 @@
 #include "hypervisor/base/limits.h"
 #include "hypervisor/sandbox/cgroup_spot.h"
 #include "hypervisor/sandbox/guest.h"
+#include "hypervisor/sandbox/helper_cgroup.h"
 #include "hypervisor/sandbox/sandbox.h"
 
 namespace spore {
@@ -56,6 +57,7 @@ Result<QuotaChange> QuotaChange::begin(const std::filesystem::path& directory, c
     if (CgroupQuotas wanted = cgroup_quotas(after, size), had = cgroup_quotas(before, size);
         wanted != had)
         change.unenforced_ = TRY(set_cgroup_quotas(cgroup_of_directory(directory), wanted, had));
+    TRY(change_helpers(directory, before, after));
     return change;
 }
 

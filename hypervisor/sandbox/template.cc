@@ -267,7 +267,7 @@ Result<TemplateInfo> make_template(const Home& home, const TemplateSpec& spec,
     info.base = draft.directory() / kBaseFile;
     TRY(record_working_set(info, draft.run(), stop, deadline, tap.get()));
     tap.reset();
-    TRY(remove_network(draft.directory()));
+    TRY(remove_card_network(draft.directory()));
     TRY(write_text(draft.directory() / "template.json", to_json(info).dump(2) + "\n"));
     if (!info.is_public)
         TRY(set_template_owner(draft.directory(), info.owner));

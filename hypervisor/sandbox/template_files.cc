@@ -9,7 +9,7 @@
 #include "hypervisor/base/limits.h"
 #include "hypervisor/base/remove_tree.h"
 #include "hypervisor/base/sparse_copy.h"
-#include "hypervisor/network/sandbox_network.h"
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/sandbox/template_remains.h"
 #include "hypervisor/snapshot/seal.h"
@@ -89,7 +89,7 @@ TemplateDraft::~TemplateDraft() {
     (void)kill_process(vmm, Clock::now() + std::chrono::seconds(10));
     if (directory_.empty())
         return;
-    (void)remove_network(directory_);
+    (void)remove_card_network(directory_);
     (void)remove_tree(directory_);
 }
 

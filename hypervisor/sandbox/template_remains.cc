@@ -1,7 +1,7 @@
 #include "hypervisor/sandbox/template_remains.h"
 
 #include "hypervisor/base/remove_tree.h"
-#include "hypervisor/network/sandbox_network.h"
+#include "hypervisor/sandbox/card.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/sandbox_remains.h"
 
@@ -17,7 +17,7 @@ Status clear_template_remains(const Home& home) {
         if (!lock)
             continue;
         TRY(end_and_remove(entry.path() / kTemplateRun));
-        TRY(remove_network(entry.path()));
+        TRY(remove_card_network(entry.path()));
         TRY(remove_tree(entry.path()));
     }
     return {};

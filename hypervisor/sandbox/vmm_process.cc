@@ -107,8 +107,17 @@ Result<ProcessIdentity> start_and_wait(ProcessPlan plan, const std::filesystem::
     plan.descriptors = {-1, log_file.get(), log_file.get(), writer.get()};
     if (extra >= 0)
         plan.descriptors.push_back(extra);
+    std::vector<UniqueFd> v1;
+    if (spot != nullptr) {
+        plan.cgroup = spot->handle();
+        v1 = spot->open_v1(0);
+    }
+    for (const UniqueFd& tasks : v1)
+        plan.cgroups_v1.push_back(tasks.get());
     auto started = TRY(start_isolated(plan));
-    if (spot != nullptr)
+    if (spot != nullptr && !started.why_no_cgroup.empty())
+        spot->missed(started.why_no_cgroup);
+    else if (spot != nullptr)
         spot->started();
     writer.reset();
     ProcessIdentity process{started.pid, 0};
@@ -130,9 +139,10 @@ Result<ProcessIdentity> start_process(const std::filesystem::path& program,
                                       const std::vector<std::string>& arguments,
                                       const std::filesystem::path& directory,
                                       const std::filesystem::path& log,
-                                      std::chrono::steady_clock::time_point deadline, int extra) {
+                                      std::chrono::steady_clock::time_point deadline, int extra,
+                                      CgroupSpot* spot) {
     ProcessPlan plan{program.string(), arguments, directory.string(), {}, false, -1};
-    return start_and_wait(std::move(plan), log, deadline, extra, nullptr);
+    return start_and_wait(std::move(plan), log, deadline, extra, spot);
 }
 
 Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
@@ -145,13 +155,8 @@ Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
     plan.arguments.insert(plan.arguments.end(), arguments.begin(), arguments.end());
     plan.arguments.push_back("--ready-fd");
     plan.arguments.push_back("3");
-    if (spot != nullptr) {
+    if (spot != nullptr)
         plan.arguments.insert(plan.arguments.end(), {"--cgroup", spot->text()});
-        plan.cgroup = spot->handle();
-    }
-    std::vector<UniqueFd> v1 = spot != nullptr ? spot->open_v1(0) : std::vector<UniqueFd>();
-    for (const UniqueFd& tasks : v1)
-        plan.cgroups_v1.push_back(tasks.get());
     plan.own_pids = std::ranges::find(arguments, "--zygote-fd") == arguments.end();
     // Without them a jail makes its own; only root can.
     if (::geteuid() == 0)

@@ -26,14 +26,15 @@ bool is_alive(const ProcessIdentity& process);
 // Starts `program` with `arguments` (its own name first), in a session of its own with `directory`
 // as its working directory, standard output and error appended to `log`, and no other descriptor
 // but a ready pipe, number 3, and `extra`, if there is one, as number 4; waits until it says that
-// it is ready. Errors: what it says; timeout; unavailable if it dies without a word.
+// it is ready. It starts in `spot`'s cgroup. Errors: what it says; timeout; unavailable if it dies
+// without a word.
 Result<ProcessIdentity> start_process(const std::filesystem::path& program,
                                       const std::vector<std::string>& arguments,
                                       const std::filesystem::path& directory,
                                       const std::filesystem::path& log,
                                       std::chrono::steady_clock::time_point deadline,
-                                      int extra = -1);
-// The same with a spore-vmm: ready is when its machine runs. Jailed, it starts in `spot`'s cgroup.
+                                      int extra = -1, CgroupSpot* spot = nullptr);
+// The same with a spore-vmm: ready is when its machine runs. It tells what `spot` says, if jailed.
 Result<ProcessIdentity> start_vmm(const std::filesystem::path& program,
                                   const std::vector<std::string>& arguments,
                                   const std::filesystem::path& directory,

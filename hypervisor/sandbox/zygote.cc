@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "hypervisor/base/deadline.h"
+#include "hypervisor/jail/jail.h"
 #include "hypervisor/sandbox/guest.h"
 #include "hypervisor/snapshot/state.h"
 

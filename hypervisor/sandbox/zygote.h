@@ -20,10 +20,10 @@ struct WorkerFiles {
     std::vector<UniqueFd> networks;  // connected Unix stream sockets, but for those in `taps`
     uint32_t taps = 0;               // bit n: network n is a tap
     bool stage_times = false;
-    int cgroup = -1;          // the directory of its cgroup, or -1; stays the caller's
-    std::string cgroup_text;  // the cgroup's path, or why there is none
+    int cgroup = -1;                   // the directory of its cgroup, or -1; stays the caller's
+    std::string cgroup_text;           // the cgroup's path, or why there is none
     std::vector<UniqueFd> cgroups_v1;  // `tasks` of its counterparts
-    OwnUser user;             // whose its directory is; 0: the zygote's
+    OwnUser user;                      // whose its directory is; 0: the zygote's
 };
 
 // One thread. The process ends with this, its workers do not.

@@ -70,8 +70,7 @@ Result<std::optional<Order>> receive_order(int keeper) {
         order.request.cgroup[sizeof(order.request.cgroup) - 1] != '\0' ||
         descriptors.size() != ZygoteRequest::kFixedDescriptors + order.request.disks +
                                   order.request.networks + order.request.cgroups +
-                                  order.request.cgroups_v1 +
-                                  (order.request.user != 0 ? 2 : 0))
+                                  order.request.cgroups_v1 + (order.request.user != 0 ? 2 : 0))
         return fail(Code::invalid_argument, "zygote: what came is no order (" +
                                                 std::to_string(descriptors.size()) +
                                                 " descriptors)");

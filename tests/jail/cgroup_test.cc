@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "hypervisor/jail/cgroup.h"
+#include "hypervisor/jail/cgroup_v1.h"
 #include "hypervisor/jail/jail.h"
 #include "tests/jail/harness.h"
 #include "tests/jail/probe.h"
@@ -38,12 +39,25 @@ class OwnCgroup : public ::testing::Test {
         if (place_.mount.empty())
             return;
         sweep_cgroups(place_);
-        EXPECT_EQ(::rmdir(place_.directory().c_str()), 0) << "cgroups are left in it";
+        remove_parent(place_.directory());
     }
     Cgroup make(const std::string& name) {
         auto made = make_cgroup(place_, name);
         EXPECT_TRUE(made) << made.error().message;
         return made ? std::move(*made) : Cgroup{};
+    }
+
+    // With the one in it that holds a quota for good, and with what is made of it in cgroup v1.
+    static void remove_parent(const std::filesystem::path& directory) {
+        ::rmdir((directory / ".quota").c_str());
+        EXPECT_EQ(::rmdir(directory.c_str()), 0) << "cgroups are left in " << directory;
+        for (const char* controller : kQuotaControllers) {
+            auto v1 = cgroup_v1_of(directory, controller);
+            if (v1.empty())
+                continue;
+            ::rmdir((v1 / ".quota").c_str());
+            EXPECT_TRUE(::rmdir(v1.c_str()) == 0 || errno == ENOENT) << v1;
+        }
     }
 
     CgroupPlace place_;
@@ -165,7 +179,7 @@ TEST_F(OwnCgroup, IsHadByAUserWithADelegatedSubtree) {
     }
     int status = 0;
     ASSERT_EQ(::waitpid(pid, &status, 0), pid);
-    EXPECT_EQ(::rmdir((delegated.directory / "spore").c_str()), 0);
+    remove_parent(delegated.directory / "spore");
     EXPECT_EQ(::rmdir(inside.c_str()), 0);
     delegated.unstarted.reset();
     if (WIFEXITED(status) && WEXITSTATUS(status) == 2)

@@ -1,6 +1,7 @@
 // Limits of a spot hold what is started in it, whichever version of cgroups this host has a
 // controller in.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -52,9 +53,14 @@ class Limits : public ::testing::Test {
         std::string pattern = (stdfs::temp_directory_path() / "spore-limits-XXXXXX").string();
         ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
         here_ = pattern;
+        int ends[2];  // it waits for the end of what it reads
+        ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
         auto spot = CgroupSpot::make(here_, quotas);
         ASSERT_GE(spot.handle(), 0) << spot.text();
-        ProcessPlan plan{"/bin/sh", {"sh", "-c", script}, "/", {-1, 2, 2}, true, spot.handle()};
+        ProcessPlan plan{"/bin/sh", {"sh", "-c", "read go; " + script},
+                         "/",       {ends[0], 2, 2},
+                         true,      spot.handle()};
+        UniqueFd go(ends[1]), waits(ends[0]);
         auto v1 = spot.open_v1(0);
         for (const UniqueFd& tasks : v1)
             plan.cgroups_v1.push_back(tasks.get());
@@ -139,7 +145,7 @@ TEST_F(Limits, ThatHoldNobodyAreTold) {
     auto set = set_cgroup_quotas(cgroup, {.cpu_max_millis = 500, .tasks_max = 544}, {});
     ASSERT_TRUE(set.has_value()) << set.error().message;
     EXPECT_TRUE(set->empty()) << "it is in none of " << set->front().name;
-    auto spot = CgroupSpot::make(here_ , {.tasks_max = 544});
+    auto spot = CgroupSpot::make(here_, {.tasks_max = 544});
     spot.started();  // and nobody went there
     set = set_cgroup_quotas(cgroup_of_directory(here_), {.cpu_max_millis = 500}, {});
     ASSERT_TRUE(set.has_value() && set->size() == 1u);

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import inventory
-from world import Skipped, check, wait_until
+from world import Skipped, check, remove_cgroup, wait_until
 
 
 def what_is_not_enforced_is_told(rig):
@@ -32,6 +32,107 @@ def what_is_not_enforced_is_told(rig):
         limit = next(line for line in file if line.startswith('Max processes')).split()[2]
     check(limit != 'unlimited' and int(limit) <= 2048, f'a VMM may have {limit} threads')
     rig.run('destroy', 'q')
+
+
+def resolvers(rig):
+    """Those that run `spore network-resolver`."""
+    found = []
+    for pid in rig.pids('spore'):
+        with open(f'/proc/{pid}/cmdline', 'rb') as file:
+            if b'network-resolver' in file.read():
+                found.append(pid)
+    return found
+
+
+def cgroup_of(pid):
+    """Its path in the hierarchy of cgroup v2."""
+    with open(f'/proc/{pid}/cgroup', encoding='ascii') as file:
+        return next((line[3:].rstrip('\n') for line in file if line.startswith('0::')), None)
+
+
+def what_runs_beside_is_bounded(rig):
+    """A network's resolver, in a cgroup of its own, or that is told."""
+    made = rig.make('h', '--network', 'egress', '--allow', 'a.example', '--cpu-max', '0.5', *rig.dns)
+    vm = next(each for each in rig.json('list') if each['id'] == 'h')
+
+    def look(when):
+        found = resolvers(rig)
+        check(len(found) == 1, f'{when}: resolvers {found}')
+        stats = rig.json('stats', 'h')
+        bounds = 'cpu_max' not in stats['not_enforced'] and stats['memory']['vmm_bytes_max'] is not None
+        check(('network_cgroup' in stats['not_enforced']) != bounds, f'{when}: {stats}')
+        if vm['jail']['cgroup']['holds']:
+            own, of_vm = cgroup_of(found[0]), cgroup_of(vm['pid'])
+            check(own != of_vm and os.path.dirname(own) == os.path.dirname(of_vm), f'{when}: {own} beside {of_vm}')
+        return bounds
+
+    bounds = look('created')
+    check(('network_cgroup' in made['not_enforced']) != bounds, made)
+    rig.run('update', 'h', '--network', 'egress', '--allow', 'b.example', *rig.dns)
+    look('another resolver')
+    if bounds:
+        quota = quota_of(resolvers(rig)[0])
+        check(quota == 0.5, f'a resolver beside --cpu-max 0.5 may have {quota} of a processor')
+        rig.run('update', 'h', '--cpu-max', '0.75')
+        quota = quota_of(resolvers(rig)[0])
+        check(quota == 0.75, f'a resolver beside --cpu-max 0.75 may have {quota} of a processor')
+    rig.run('destroy', 'h')
+    wait_until(lambda: not resolvers(rig) and rig.nothing_left(), 'all of it to be gone')
+
+
+def passt_is_in_a_cgroup(user, number):
+    """Of a user with a delegated one, as systemd delegates: passt and its keeper, beside the VM."""
+    rig = user.rig
+    if not rig.cgroup:
+        print('     no cgroup v2 here for passt to be in', flush=True)
+        return
+    delegated = rig.cgroup + '-user'
+    try:
+        os.makedirs(f'{delegated}/session', mode=0o755)
+    except OSError as error:
+        print(f'     no cgroup to be had here for passt to be in: {error}', flush=True)
+        return
+    for name in ('', '/cgroup.procs', '/cgroup.subtree_control'):
+        os.chown(delegated + name, number, number)
+    user.session = ('sh', '-c', 'echo 0 > "$0/cgroup.procs" && exec "$@"', f'{delegated}/session')
+    user.environment = {key: value for key, value in user.environment.items() if key != 'SPORE_CGROUP'}
+    user.run('create', 'c', '--template', 'card', '--network', 'egress', *rig.dns)
+    found = {who: [cgroup_of(pid) for pid in pids] for who, pids in user.processes().items()}
+    vm, stats = user.run('list')[0], user.run('stats', 'c')
+    check(found['pasta'] == found['keeper'] and len(found['pasta']) == 1, found)
+    of_passt, of_vm = found['pasta'][0], cgroup_of(vm['pid'])
+    check(of_passt != of_vm and os.path.dirname(of_passt) == os.path.dirname(of_vm), f'{of_passt} beside {of_vm}')
+    check(os.path.dirname(of_passt).endswith(os.path.basename(delegated) + '/spore'), of_passt)
+    with open(f'{delegated}/spore/cgroup.subtree_control', encoding='ascii') as file:
+        has = set(file.read().split())
+    check(('network_cgroup' in stats['not_enforced']) == (not {'cpu', 'memory'} <= has), f'{stats}, of {has}')
+    user.run('destroy', 'c')
+
+    def gone():
+        user.run('list')
+        return not user.processes() and not [each for each in os.scandir(f'{delegated}/spore') if each.is_dir()]
+
+    wait_until(gone, 'all of it to be gone')
+    user.session = ()
+    remove_cgroup(delegated)
+    check(not os.path.exists(delegated), f'{delegated} is left')
+
+
+def quota_of(pid):
+    """Of processor time, by its cgroup's own file, whichever version has it."""
+    for mount in ('/sys/fs/cgroup', '/sys/fs/cgroup/unified'):
+        path = f'{mount}{cgroup_of(pid)}'
+        if os.path.exists(f'{path}/cpu.max'):
+            with open(f'{path}/cpu.max', encoding='ascii') as file:
+                quota, period = file.read().split()
+            return int(quota) / int(period)
+    with open(f'/proc/{pid}/cgroup', encoding='ascii') as file:
+        path = next(line.rstrip('\n').split(':', 2)[2] for line in file if 'cpu' in line.split(':')[1].split(','))
+    values = []
+    for name in ('quota', 'period'):
+        with open(f'/sys/fs/cgroup/cpu{path}/cpu.cfs_{name}_us', encoding='ascii') as file:
+            values.append(int(file.read()))
+    return values[0] / values[1]
 
 
 def rates_come_with_the_start(rig):
@@ -97,7 +198,8 @@ def processor_time_is_held(rig):
         print(f'     {source}: {used:.3f} of a processor, of 0.5', flush=True)
         # A busy machine may have less for it.
         check(used <= 0.525 and throttled_us > 0, f'{source}: {used:.3f}, of 0.5, held back for {throttled_us} us')
-        check(rig.json('update', 'burn', '--cpu-max', '0.2')['not_enforced'] == [], 'update')
+        updated = rig.json('update', 'burn', '--cpu-max', '0.2')
+        check('cpu_max' not in updated['not_enforced'], updated)
         share(20)
         used, throttled_us = share(400)
         check(used <= 0.21 and throttled_us > 0, f'{source}: {used:.3f}, of 0.2, held back for {throttled_us} us')

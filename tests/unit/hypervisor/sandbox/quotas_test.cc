@@ -208,7 +208,8 @@ TEST_F(QuotaFiles, ReadsWhatACgroupHasCounted) {
 class QuotaFilesV1 : public QuotaFiles {
   protected:
     QuotaFilesV1() {
-        for (const char* path : {"unified/spore/x", "cpu/spore/x", "memory/spore/x", "pids/spore/x"})
+        for (const char* path :
+             {"unified/spore/x", "cpu/spore/x", "memory/spore/x", "pids/spore/x"})
             stdfs::create_directories(directory / path);
         cgroup = directory / "unified/spore/x";
     }

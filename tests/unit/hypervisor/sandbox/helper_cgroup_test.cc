@@ -1,0 +1,78 @@
+// What runs for a network beside the VM, and its cgroups: on files that look like some.
+#include "hypervisor/sandbox/helper_cgroup.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "hypervisor/base/network_limits.h"
+
+namespace spore {
+namespace {
+
+namespace stdfs = std::filesystem;
+
+TEST(HelperCgroup, IsBoundedAsTheSandboxButCanAnswerInTime) {
+    Quotas quotas;
+    EXPECT_EQ(helper_quotas(Helper::passt, quotas).cpu_max_millis, 1000u);
+    for (auto [asked, gets] :
+         {std::pair(50u, limits::kHelperCpuMillisMin), {500u, 500u}, {4000u, 1000u}}) {
+        quotas.cpu_max_millis = asked;
+        EXPECT_EQ(helper_quotas(Helper::resolver, quotas).cpu_max_millis, gets) << asked;
+    }
+    quotas.cpu_weight = 50;
+    EXPECT_EQ(helper_quotas(Helper::passt, quotas).cpu_weight, 50u);
+    EXPECT_EQ(helper_quotas(Helper::passt, quotas).memory_max, limits::kPasstMemoryBytes);
+    EXPECT_EQ(helper_quotas(Helper::resolver, quotas).memory_max, limits::kResolverMemoryBytes);
+}
+
+class HelperCgroups : public testing::Test {
+  protected:
+    HelperCgroups() {
+        std::string pattern = (stdfs::temp_directory_path() / "spore-helper-XXXXXX").string();
+        EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
+        root = pattern;
+        for (const char* name : {"sandbox", "cgroup"})
+            stdfs::create_directory(root / name);
+        stdfs::create_directory_symlink(root / "cgroup", root / "sandbox/cgroup-resolver");
+    }
+    ~HelperCgroups() override { stdfs::remove_all(root); }
+    void put(const char* name, const std::string& text) {
+        std::ofstream(root / "cgroup" / name) << text;
+    }
+    std::string get(const char* name) {
+        std::ifstream file(root / "cgroup" / name);
+        return {std::istreambuf_iterator<char>(file), {}};
+    }
+    stdfs::path root;
+};
+
+TEST_F(HelperCgroups, FollowTheSandboxesQuotas) {
+    put("cpu.max", "");
+    put("cpu.weight", "");
+    Quotas before, after;
+    after.cpu_max_millis = 500;
+    after.cpu_weight = 50;
+    after.pids_max = 9;  // the guest's own
+    ASSERT_TRUE(change_helpers(root / "sandbox", before, after).has_value());
+    EXPECT_EQ(get("cpu.max"), "10000 20000");
+    EXPECT_EQ(get("cpu.weight"), "50");
+    put("cpu.max", "");
+    ASSERT_TRUE(change_helpers(root / "sandbox", after, before).has_value());
+    EXPECT_EQ(get("cpu.max"), "20000 20000");
+    stdfs::remove_all(root / "cgroup");
+    EXPECT_TRUE(change_helpers(root / "sandbox", before, after).has_value()) << "it has ended";
+}
+
+TEST_F(HelperCgroups, ThatBoundNothingAreTold) {
+    put("cpu.max", "20000 20000\n");
+    EXPECT_NE(why_helper_is_free(root / "sandbox", Helper::resolver), "");
+    put("memory.max", "67108864\n");
+    EXPECT_EQ(why_helper_is_free(root / "sandbox", Helper::resolver), "");
+    EXPECT_NE(why_helper_is_free(root / "sandbox", Helper::passt), "") << "there is none";
+    stdfs::remove_all(root / "cgroup");
+    EXPECT_NE(why_helper_is_free(root / "sandbox", Helper::resolver), "");
+}
+
+}  // namespace
+}  // namespace spore
