@@ -25,7 +25,7 @@ struct ProcessPlan {
     int cgroup = -1;
     // Of that cgroup's counterparts in cgroup v1, for the child to move itself before it executes
     // the program (cgroup_v1.h).
-    std::vector<int> cgroups_v1;
+    std::vector<int> cgroups_v1 = {};
     // Its parent is init, or the subreaper: nobody here need wait for its end. 30 µs.
     bool detached = false;
 };
