@@ -110,7 +110,8 @@ def passt_is_in_a_cgroup(user, number):
 
     def gone():
         user.run('list')
-        return not user.processes() and not [each for each in os.scandir(f'{delegated}/spore') if each.is_dir()]
+        left = [each.name for each in os.scandir(f'{delegated}/spore') if each.is_dir() and each.name[0] != '.']
+        return not user.processes() and not left or (user.processes(), left)
 
     wait_until(gone, 'all of it to be gone')
     user.session = ()
