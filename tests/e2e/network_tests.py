@@ -4,6 +4,7 @@ import os
 import subprocess
 
 from host import Skipped, check, check_equal, wait_until
+from hostile_tests import Attacker
 
 NAMESPACE = 'spore-e2e-world'
 PUBLIC, PRIVATE, NAMESERVER = '203.0.113.10', '10.7.0.1', '203.0.113.53'
@@ -77,6 +78,13 @@ def fetch(host, name, *addresses):
                      *[f'http://{address}:8080' for address in addresses]).splitlines()
 
 
+def attack_card(host, name):
+    """By root in the sandbox, whose card it is no more afterwards (hostile_tests.py)."""
+    attacker = Attacker(host, name)
+    attacker.take_from_driver('virtio_net')
+    attacker.attack_alone('net', lambda: check(attacker.is_well(), 'the VM has ended'))
+
+
 def of_a_linux_guest(host):
     if os.geteuid() != 0:
         raise Skipped('needs root, for namespaces')
@@ -101,6 +109,7 @@ def of_a_linux_guest(host):
             told = host.json('update', 'net', '--network', 'none')['network']
             check(not told['open'] and told['intact'], told)
             check(fetch(host, 'net', PRIVATE)[0].startswith('no:'), 'network none')
+            attack_card(host, 'net')
         finally:
             host.run('destroy', 'net')
             host.run('template', 'remove', 'with-card')

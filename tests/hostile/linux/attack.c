@@ -1,9 +1,13 @@
 /* A program that attacks the devices of the Linux guest that it runs in, as root, past their
-   drivers: "hostile_linux SEED OPERATIONS DEVICE...", each of rng, block, net, vsock and config. It
-   takes a device over, whoever has it: its registers by sysfs, its queues in memory of its own,
-   whose place in the guest's memory /proc/self/pagemap tells. What it does at random is what
-   guest/attack.c does, but for ports and holes. "config" is the PCI configuration and the registers
-   of all.
+   drivers: "hostile_linux SEED SECONDS DEVICE=OPERATIONS...", each of rng, block, net, vsock and
+   config, for no more than so many seconds each. It takes a device over, whoever has it: its
+   registers by sysfs, its queues in memory of its own, whose place in the guest's memory
+   /proc/self/pagemap tells. What it does at random is what guest/attack.c does, but for ports and
+   holes, to which the tuned kernel gives programs no way. "config" is the PCI configuration and the
+   registers of all, wherever they are then.
+
+   Most of what it does is in memory, hundreds of operations for each kick: an exit takes as long as
+   thousands of them where the host's CPU is emulated.
 
    It does not end its own machine on the way, by the same rule as guest/attack.c: of four
    descriptors the last is for tables and the others for data, and whatever address stands beside
@@ -13,76 +17,19 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/memfd.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "../guest/device.h"
+#include "access.h"
 
-enum { kHuge = 2 << 20, kHalf = 1 << 20, kDevicesMax = 8, kPatienceSeconds = 60 };
+enum { kHuge = 2 << 20, kHalf = 1 << 20, kPatienceSeconds = 60 };
+/* After so many operations a kick, another access to a register, a look whether the device has
+   failed, and a reset in any case. */
+enum { kKickEvery = 512, kAccessEvery = 4096, kLookEvery = 4096, kResetEvery = 65536 };
 
-struct target {
-    u16 kind, queues, care;
-    int config; /* its configuration space, a file of sysfs */
-    u8 msix;
-    u64 bar;
-    volatile u8* registers;
-};
-static struct target targets[kDevicesMax];
-static int target_count, kernel_log;
 /* Pages of 2 MiB, as seen here and by devices. */
 static u8 *queue_page, *table_page, *data_page;
 static u64 queue_at, table_at, data_at, ram_end;
 static struct descriptor* last_table;
-static u64 resets;
-
-static void fail(const char* what) {
-    perror(what);
-    exit(1);
-}
-static void say(const char* what, const char* name, u64 number) {
-    char line[128];
-    int size = snprintf(line, sizeof(line), "<2>hostile: %s %s, %llu, %llu resets\n", name, what,
-                        number, resets);
-    (void)!write(kernel_log, line, size);
-    printf("%s", line + 3);
-    fflush(stdout);
-}
-
-/* --- Registers. */
-
-static void put(struct target* target, u32 at, u32 bytes, u64 value) {
-    volatile u8* place = target->registers + at;
-    switch (bytes) {
-        case 1:
-            *place = (u8)value;
-            break;
-        case 2:
-            *(volatile u16*)place = (u16)value;
-            break;
-        case 4:
-            *(volatile u32*)place = (u32)value;
-            break;
-        default:
-            *(volatile u64*)place = value;
-    }
-}
-static u32 get(struct target* target, u32 at, u32 bytes) {
-    volatile u8* place = target->registers + at;
-    return bytes == 1 ? *place : bytes == 2 ? *(volatile u16*)place : *(volatile u32*)place;
-}
-static void configure(struct target* target, u32 at, u32 bytes, u64 value) {
-    (void)!pwrite(target->config, &value, bytes, at);
-}
-static u32 configured(struct target* target, u32 at, u32 bytes) {
-    u32 value = 0;
-    (void)!pread(target->config, &value, bytes, at);
-    return value;
-}
 
 /* --- What devices are pointed at. */
 
@@ -229,6 +176,11 @@ static void any_access(struct target* target, u32 at, int writes) {
     else
         (void)get(target, at, bytes);
 }
+/* One, or a storm of them. */
+static void kick(struct target* target) {
+    for (u32 count = next() >> 57 ? 1 : 64; count > 0; count--, kicks++)
+        *(volatile u16*)(target->registers + kNotify) = (u16)below(target->queues + 1u);
+}
 static void in_registers(struct target* target) {
     u64 entry = kMsixTable + below(kVectorsMax) * 16;
     switch (below(16)) {
@@ -258,14 +210,14 @@ static void in_registers(struct target* target) {
             (void)get(target, kIsr, 1);
             break;
         default:
-            put(target, kNotify, 2, below(target->queues + 1u));
+            any_access(target, (u32)below(0x38), next() & 1);
     }
 }
 /* As its driver begins (virtio 1.2 §3.1.1), but for the features that it takes. 0: it does not
  * reset. */
 static int begin(struct target* target) {
     resets++;
-    target->care = (u16)(2 + 4 * below(3));
+    target->care = (u16)(4 + 4 * below(4));
     configure(target, 0x10, 4, target->bar);
     configure(target, 0x14, 4, target->bar >> 32);
     configure(target, 4, 2, 6); /* memory, bus master */
@@ -291,47 +243,67 @@ static int begin(struct target* target) {
         put(target, kQueueSelect, 2, number);
         put(target, kQueueSizeRegister, 2, kQueueSize);
         put(target, kQueueVector, 2, number + 1u);
-        for (u32 part = 0; part < 3; part++) {
-            put(target, kQueueParts + part * 8, 4, parts[part]);
-            put(target, kQueueParts + part * 8 + 4, 4, parts[part] >> 32);
-        }
+        for (u32 part = 0; part < 3; part++)
+            put(target, kQueueParts + part * 8, 8, parts[part]);
         put(target, kQueueEnable, 2, 1);
     }
     put(target, kStatus, 1, 1 | 2 | 4 | 8);
     return 1;
 }
 static void attack(struct target* target, const char* name, u64 operations) {
-    for (u64 count = 0; count < operations; count++) {
-        if ((count % kRound == 0 ||
-             (count % kLook == 0 && get(target, kStatus, 1) != (1 | 2 | 4 | 8))) &&
+    u64 count = 0;
+    begin_counting();
+    for (; count < operations && (count % kLookEvery != 0 || !is_late()); count++) {
+        if ((count % kResetEvery == 0 ||
+             (count % kLookEvery == 0 && get(target, kStatus, 1) != (1 | 2 | 4 | 8))) &&
             !begin(target)) {
             say("does not reset", name, count);
             exit(1);
         }
-        u64 dice = next() >> 58;
-        if (dice == 0)
+        if (below(kAccessEvery) == 0)
             in_registers(target);
-        else if (dice <= 2)
-            put(target, kNotify, 2, below(target->queues));
+        else if (below(kKickEvery) == 0)
+            kick(target);
         else
             in_memory(target);
     }
     put(target, kStatus, 1, 0);
-    say("done", name, operations);
+    say("done", name, count);
+}
+/* Its registers over memory, where memory is to stay what it is, and back. */
+static void registers_over_memory(struct target* target) {
+    volatile u64* word = (volatile u64*)(data_page + below(kHuge / 8) * 8);
+    u64 place = ((u64)word - (u64)data_page + data_at) & ~(u64)(kBarBytes - 1);
+    u64 value = next();
+    *word = value;
+    configure(target, 0x10, 4, place);
+    configure(target, 0x14, 4, place >> 32);
+    *(volatile u16*)(data_page + (place - data_at) + kNotify) = 0;
+    int same = *word == value || (u64)word % kBarBytes / 8 == kNotify / 8;
+    configure(target, 0x10, 4, target->bar);
+    configure(target, 0x14, 4, target->bar >> 32);
+    if (!same) {
+        say("over memory changes memory", "config", place);
+        exit(1);
+    }
 }
 /* The configuration of any device and, wherever its registers are then, these. */
 static void attack_configuration(u64 operations) {
-    for (u64 count = 0; count < operations; count++) {
+    u64 count = 0;
+    begin_counting();
+    for (; count < operations && (count % 64 != 0 || !is_late()); count++) {
         struct target* target = &targets[below(target_count)];
         u32 bytes = 1u << below(3), at = (u32)below(next() >> 62 ? 256 : 4096) & ~(bytes - 1);
-        if (next() >> 62)
+        if (next() >> 59 == 0)
+            registers_over_memory(target);
+        else if (next() >> 62)
             configure(target, at, bytes, next());
         else if (next() >> 63)
             (void)configured(target, at, bytes);
         else
             in_registers(target);
     }
-    say("done", "config", operations);
+    say("done", "config", count);
 }
 
 /* --- What it finds. */
@@ -409,14 +381,28 @@ static struct target* find(const char* name) {
     fprintf(stderr, "%s: there is no such device\n", name);
     exit(1);
 }
+/* "DEVICE=OPERATIONS" */
+static void attack_as(char* word) {
+    char* number = strchr(word, '=');
+    if (!number) {
+        fprintf(stderr, "%s: is not DEVICE=OPERATIONS\n", word);
+        exit(64);
+    }
+    *number++ = 0;
+    u64 operations = strtoull(number, NULL, 10);
+    if (strcmp(word, "config") == 0)
+        attack_configuration(operations);
+    else
+        attack(find(word), word, operations);
+}
 
 int main(int argc, char** argv) {
     if (argc < 4) {
-        fprintf(stderr, "usage: hostile_linux SEED OPERATIONS DEVICE...\n");
+        fprintf(stderr, "usage: hostile_linux SEED SECONDS DEVICE=OPERATIONS...\n");
         return 64;
     }
     random_state = strtoull(argv[1], NULL, 10) * 2 + 1;
-    u64 operations = strtoull(argv[2], NULL, 10);
+    time_limit = (time_t)strtoull(argv[2], NULL, 10);
     kernel_log = open("/dev/kmsg", O_WRONLY);
     find_memory_end();
     queue_page = huge_page(&queue_at);
@@ -432,11 +418,7 @@ int main(int argc, char** argv) {
     }
     if (mlockall(MCL_CURRENT) != 0) /* its disk will not answer */
         fail("mlockall");
-    for (int word = 3; word < argc; word++) {
-        if (strcmp(argv[word], "config") == 0)
-            attack_configuration(operations);
-        else
-            attack(find(argv[word]), argv[word], operations);
-    }
+    for (int word = 3; word < argc; word++)
+        attack_as(argv[word]);
     return 0;
 }
