@@ -3,6 +3,7 @@ they are those of the sections "Must reach" of issue 4, "Restore at the kernel's
 "The sandbox API" (agent), and issue 6, "Isolation" (isolation)."""
 
 import dataclasses
+import math
 
 HERE, BED = 'here', 'bed'  # this machine's /dev/kvm; the emulated host (tests/bed)
 
@@ -113,8 +114,9 @@ FIGURES = (
 
 
 def quantile(samples, part):
+    """By nearest rank: the least sample that `part` of all are no greater than. Of 100, p99 is the last but one."""
     ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
 def statistic(samples, which, at_once):
