@@ -8,7 +8,9 @@
 
 namespace spore {
 
-std::vector<Usage::Missing> missing_of(const std::vector<Unenforced>& all);
-Usage usage_of(const SandboxStats& stats);
+// Not the library's to show, though its own type is among their words.
+[[gnu::visibility("hidden")]] std::vector<Usage::Missing> missing_of(
+    const std::vector<Unenforced>& all);
+[[gnu::visibility("hidden")]] Usage usage_of(const SandboxStats& stats);
 
 }  // namespace spore
