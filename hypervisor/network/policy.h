@@ -74,7 +74,6 @@ struct NetworkWords {
     std::vector<std::string> deny;
     std::string dns;  // empty: the host's own
 
-    bool operator==(const NetworkWords&) const = default;
     // All of them, in one line; of words that parse_policy() takes no two have the same.
     std::string line() const;
 };
