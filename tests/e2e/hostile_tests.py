@@ -15,7 +15,10 @@ OPERATIONS = '300000'
 LINUX_OPERATIONS = {'rng': 10_000_000, 'net': 10_000_000, 'vsock': 10_000_000, 'block': 10_000_000,
                     'config': 30_000}
 DEVICE_LIMIT_S = 45
+# Beside devices each is an exit too, and they go on at once; they end by the limit.
+BESIDE_OPERATIONS, BESIDE_LIMIT_S = 10_000_000, 30
 GUEST_BYTES, GROWTH_BYTES = 256 << 20, 64 << 20  # as tests/hostile/hostile_test.cc has it
+CONSOLE_BYTES = 1 << 20  # kConsoleLogBytesMax
 
 
 def attacks_in_vain(host):
@@ -28,13 +31,13 @@ def attacks_in_vain(host):
 
 
 class Attacker:
-    """A Linux sandbox whose root attacks its devices past their drivers (tests/hostile/linux/attack.c)."""
+    """A Linux sandbox whose root attacks its machine past the kernel (tests/hostile/linux/attack.c)."""
 
     def __init__(self, host, name):
         self.host, self.name = host, name
         self.pid = next(each['pid'] for each in host.json('list') if each['id'] == name)
         self.directory = os.path.join(host.home, 'sandboxes', name)
-        self.seed = os.environ.get('SPORE_HOSTILE_SEED') or random.getrandbits(32)
+        self.seed = int(os.environ.get('SPORE_HOSTILE_SEED') or random.getrandbits(32))
         print(f'     hostile-linux: seed {self.seed}', flush=True)
         program = os.path.join(os.path.dirname(host.spore), '../../tests/hostile/hostile_linux')
         if not os.path.exists(program):
@@ -51,26 +54,35 @@ class Attacker:
         self.host.exec(self.name, f'cd /sys/bus/virtio/drivers/{driver} && basename $(readlink -f virtio*/..) '
                                   '> /sys/bus/pci/drivers/virtio-pci/unbind')
 
+    def start(self, *words):
+        return self.host.start('exec', self.name, '--', *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def ends(self, running, target):
+        """It says that it is done, and its sandbox still answers."""
+        said = running.communicate(timeout=10 * DEVICE_LIMIT_S)[0].decode()
+        check(running.returncode == 0 and f'{target} done' in said, f'status {running.returncode}: {said}')
+        print('\n'.join(f'     {line}' for line in said.splitlines()), flush=True)
+        check_equal(self.host.exec(self.name, 'echo here'), 'here', 'the attacker itself')
+
     def attack_alone(self, device, beside):
         """One that the guest can do without, and was taken from its driver; `beside` is asked meanwhile."""
-        with self.host.start('exec', self.name, '--', *self.attack(device), stdout=subprocess.PIPE) as running:
+        with self.start(*self.attack(device)) as running:
             beside()
-            said = running.communicate(timeout=10 * DEVICE_LIMIT_S)[0].decode()
-        check(running.returncode == 0 and f'{device} done' in said, f'status {running.returncode}: {said}')
-        print(f'     {said.strip()}', flush=True)
-        check_equal(self.host.exec(self.name, 'echo here'), 'here', 'the attacker itself')
-        log = read_text(os.path.join(self.directory, 'vmm.log'))
+            self.ends(running, device)
+        log = self.log()
         check(re.search(r' warning \w+: queue \d+: .* needs a reset \(failure \d+\)', log) and len(log) < 65536,
               f'{len(log)} bytes of log: {log[:1000]}')
+
+    def log(self):
+        return read_text(os.path.join(self.directory, 'vmm.log'))
 
     def is_well(self):
         """False: its VM has ended, by what it did to itself."""
         if not os.path.exists(f'/proc/{self.pid}'):
-            log = read_text(os.path.join(self.directory, 'vmm.log'))
-            check('the VM ended' in log, f'spore-vmm is gone: {log[-1000:]!r}')
+            check('the VM ended' in self.log(), f'spore-vmm is gone: {self.log()[-1000:]!r}')
             return False
         size = re.search(r'^RssAnon:\s+(\d+)', read_text(f'/proc/{self.pid}/status'), re.M)
-        check(not size or int(size.group(1)) << 10 <= GUEST_BYTES + GROWTH_BYTES, f'its memory: {size.group()}')
+        check(not size or int(size.group(1)) << 10 <= GUEST_BYTES + GROWTH_BYTES, f'its memory: {size and size.group()}')
         return True
 
     def console(self):
@@ -134,5 +146,32 @@ def attacks_from_linux(host):
     check_equal(host.json('list'), [], 'what is left')
 
 
+def attacks_beside_devices(host):
+    """Ports and holes at once, by Debian's kernel: the tuned one gives its programs none."""
+    with Sandbox(host, 'quiet') as quiet, Sandbox(host, 'attacker', 'stock', cpus=2) as name:
+        attacker = Attacker(host, name)
+        # QEMU's TCG refuses `in` and `out` to programs once KVM has given a CPU its task register back, as a
+        # clone's is (tests/hostile/guest/entry.S). One that was put off and on has loaded its own.
+        host.exec(name, 'cd /sys/devices/system/cpu/cpu1 && echo 0 > online && echo 1 > online')
+
+        def attack(cpu, target, seed):
+            return attacker.start('taskset', '-c', str(cpu), '/root/attack', str(seed), str(BESIDE_LIMIT_S),
+                                  f'{target}={BESIDE_OPERATIONS}')
+
+        with attack(0, 'holes', attacker.seed) as holes, attack(1, 'ports', attacker.seed + 1) as ports:
+            while holes.poll() is None or ports.poll() is None:
+                check_equal(host.exec(quiet, 'echo here'), 'here', 'the sandbox beside it')
+                check(attacker.is_well(), f'the VM has ended: {attacker.log()[-1000:]!r}')
+                time.sleep(3)  # asking takes as much of the CPU as the attacks
+            for running, target in (holes, 'holes'), (ports, 'ports'):
+                attacker.ends(running, target)
+        check(attacker.is_well(), 'the VM has ended')
+        check_equal(attacker.log(), '', 'what it has had spore-vmm say')
+        check(len(attacker.console()) <= CONSOLE_BYTES, f'{len(attacker.console())} bytes of console')
+        stats = host.json('stats', name)
+        check('disk, network' not in stats['not_known'], f'its VMM does not answer: {stats["not_known"]}')
+    check_equal(host.json('list'), [], 'what is left')
+
+
 TESTS = [('hostile-guest', attacks_in_vain), ('hostile-linux', attacks_from_linux),
-         ('hostile-frames', lies_to_its_host)]
+         ('hostile-ports', attacks_beside_devices), ('hostile-frames', lies_to_its_host)]

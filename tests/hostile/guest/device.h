@@ -1,7 +1,8 @@
 #pragma once
 
 /* What the attacking guests have in common, the freestanding one and the Linux program: what they
-   know of virtio devices (devices/virtio/pci_layout.h, virtio 1.2), chance, and how they offer. */
+   know of virtio devices (devices/virtio/pci_layout.h, virtio 1.2) and of the machine
+   (hypervisor/boot/layout.h), chance, and how they offer. */
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -33,6 +34,17 @@ enum {
     kPartBytes = 0x1000,
     kBarBytes = 0x8000,
 };
+
+enum { kSerial = 0x3F8, kSleepControl = 0x600, kReset = 0x602, kKeyboardController = 0x64 };
+enum { kPowerOff = 5 << 2 | 1 << 5 };
+static const u64 kHole = 0xC0000000;
+
+/* What powers off or resets this machine, as it should, is one byte written to one of three ports,
+   by whatever access begins there. Attackers only read these; what begins before them and reaches
+   over them is written too. */
+static int may_end_machine(u16 port) {
+    return port == kSleepControl || port == kReset || port == kKeyboardController;
+}
 
 struct descriptor {
     u64 address;

@@ -5,8 +5,7 @@
 
 #include "device.h"
 
-enum { kSerial = 0x3F8, kSleepControl = 0x600, kPowerOff = 5 << 2 | 1 << 5 };
-static const u64 kCommandLine = 0x2000, kHole = 0xC0000000, kEcam = 0xE0000000, kLapic = 0xFEE00000;
+static const u64 kCommandLine = 0x2000, kEcam = 0xE0000000, kLapic = 0xFEE00000;
 /* Of 64 MiB the last 32 are the arena, and what lies below it, with the queues, is the program's
    own. In the arena, upwards: tables of descriptors, bytes to be taken for tables, data. Devices
    write into data alone. */

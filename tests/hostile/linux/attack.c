@@ -1,10 +1,11 @@
 /* A program that attacks the devices of the Linux guest that it runs in, as root, past their
-   drivers: "hostile_linux SEED SECONDS DEVICE=OPERATIONS...", each of rng, block, net, vsock and
-   config, for no more than so many seconds each. It takes a device over, whoever has it: its
-   registers by sysfs, its queues in memory of its own, whose place in the guest's memory
-   /proc/self/pagemap tells. What it does at random is what guest/attack.c does, but for ports and
-   holes, to which the tuned kernel gives programs no way. "config" is the PCI configuration and the
-   registers of all, wherever they are then.
+   drivers: "hostile_linux SEED SECONDS DEVICE=OPERATIONS...", each of rng, block, net, vsock,
+   config, ports and holes, for no more than so many seconds each. It takes a device over, whoever
+   has it: its registers by sysfs, its queues in memory of its own, whose place in the guest's
+   memory /proc/self/pagemap tells. What it does at random is what guest/attack.c does. "config" is
+   the PCI configuration and the registers of all, wherever they are then. "ports" and "holes"
+   (machine.h) are what lies beside devices; the tuned kernel gives programs no way there, Debian's
+   does.
 
    Most of what it does is in memory, hundreds of operations for each kick: an exit takes as long as
    thousands of them where the host's CPU is emulated.
@@ -17,9 +18,8 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 
-#include "access.h"
+#include "machine.h"
 
 enum { kHuge = 2 << 20, kHalf = 1 << 20, kPatienceSeconds = 60 };
 /* After so many operations a kick, another access to a register, a look whether the device has
@@ -390,21 +390,21 @@ static void attack_as(char* word) {
     }
     *number++ = 0;
     u64 operations = strtoull(number, NULL, 10);
-    if (strcmp(word, "config") == 0)
+    if (strcmp(word, "ports") == 0)
+        attack_ports(operations);
+    else if (strcmp(word, "holes") == 0)
+        attack_holes(ram_end, operations);
+    else if (strcmp(word, "config") == 0)
         attack_configuration(operations);
     else
         attack(find(word), word, operations);
 }
 
-int main(int argc, char** argv) {
-    if (argc < 4) {
-        fprintf(stderr, "usage: hostile_linux SEED SECONDS DEVICE=OPERATIONS...\n");
-        return 64;
-    }
-    random_state = strtoull(argv[1], NULL, 10) * 2 + 1;
-    time_limit = (time_t)strtoull(argv[2], NULL, 10);
-    kernel_log = open("/dev/kmsg", O_WRONLY);
-    find_memory_end();
+static int is_beside_devices(const char* word) {
+    return strncmp(word, "ports=", 6) == 0 || strncmp(word, "holes=", 6) == 0;
+}
+/* Whose registers Debian's kernel gives to nobody while a driver has them. */
+static void find_devices(void) {
     queue_page = huge_page(&queue_at);
     table_page = huge_page(&table_at);
     data_page = huge_page(&data_at);
@@ -418,6 +418,22 @@ int main(int argc, char** argv) {
     }
     if (mlockall(MCL_CURRENT) != 0) /* its disk will not answer */
         fail("mlockall");
+}
+
+int main(int argc, char** argv) {
+    if (argc < 4) {
+        fprintf(stderr, "usage: hostile_linux SEED SECONDS DEVICE=OPERATIONS...\n");
+        return 64;
+    }
+    random_state = strtoull(argv[1], NULL, 10) * 2 + 1;
+    time_limit = (time_t)strtoull(argv[2], NULL, 10);
+    kernel_log = open("/dev/kmsg", O_WRONLY);
+    find_memory_end();
+    int beside = 0;
+    for (int word = 3; word < argc; word++)
+        beside += is_beside_devices(argv[word]);
+    if (beside < argc - 3)
+        find_devices();
     for (int word = 3; word < argc; word++)
         attack_as(argv[word]);
     return 0;
