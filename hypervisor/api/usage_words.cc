@@ -34,6 +34,22 @@ Usage::Network network_of(const NetworkStats& network) {
             .held_to = throughput_of(network.held_to)};
 }
 
+std::optional<Usage::Helper> helper_of(const std::optional<CgroupUsage>& usage) {
+    if (!usage)
+        return std::nullopt;
+    Usage::Helper helper = {.cpu = time_of(usage->cpu_us),
+                            .cpu_throttled = time_of(usage->throttled_us),
+                            .memory_bytes = usage->memory_bytes,
+                            .memory_bytes_max = usage->memory_max,
+                            .oom_kills = usage->oom_kills,
+                            .tasks = usage->tasks,
+                            .tasks_max = usage->tasks_max};
+    constexpr double kMillis = 1000;
+    if (usage->cpu_max_millis)
+        helper.cpus_max = static_cast<double>(*usage->cpu_max_millis) / kMillis;
+    return helper;
+}
+
 Usage::Guest guest_of(const AgentUsage& guest) {
     Usage::Guest usage = {.processes = guest.processes,
                           .processes_max = guest.processes_max,
@@ -79,6 +95,8 @@ Usage usage_of(const SandboxStats& stats) {
                            .open_files_max = stats.process.open_files_max,
                            .tasks = stats.process.tasks,
                            .tasks_max = stats.process.tasks_max},
+                   .passt = helper_of(stats.passt),
+                   .resolver = helper_of(stats.resolver),
                    .not_enforced = missing_of(stats.unenforced),
                    .not_known = missing_of(stats.why_not)};
     if (stats.disk)

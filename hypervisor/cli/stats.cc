@@ -45,6 +45,22 @@ nlohmann::json guest_json(const AgentUsage& guest) {
         {"output_bytes_max", known_json(guest.output_bytes_max, guest.output_bytes_max)}};
 }
 
+// What runs for a network beside the VM; null: it does not.
+nlohmann::json helper_json(const std::optional<CgroupUsage>& usage) {
+    if (!usage)
+        return nullptr;
+    return {{"cpu_used_us", optional_json(usage->cpu_us)},
+            {"cpu_throttled_us", optional_json(usage->throttled_us)},
+            {"cpu_max", usage->cpu_max_millis.value_or(0) == 0
+                            ? nlohmann::json()
+                            : nlohmann::json(cpus_text(*usage->cpu_max_millis))},
+            {"memory_bytes", optional_json(usage->memory_bytes)},
+            {"memory_bytes_max", optional_json(usage->memory_max)},
+            {"oom_kills", optional_json(usage->oom_kills)},
+            {"tasks", optional_json(usage->tasks)},
+            {"tasks_max", optional_json(usage->tasks_max)}};
+}
+
 nlohmann::json to_json(const SandboxStats& stats) {
     nlohmann::json document = {
         {"id", stats.info.record.id},
@@ -62,6 +78,8 @@ nlohmann::json to_json(const SandboxStats& stats) {
           {"tasks_max", optional_json(stats.process.tasks_max)}}},
         {"disk", {{"bytes", stats.disk_bytes}, {"bytes_max", stats.disk_max}}},
         {"network", nullptr},
+        {"beside",
+         {{"passt", helper_json(stats.passt)}, {"resolver", helper_json(stats.resolver)}}},
         {"console", nullptr},
         {"vsock", nullptr},
         {"guest", nullptr},
@@ -113,11 +131,31 @@ std::string optional_text(const std::optional<uint64_t>& value) {
     return value ? std::to_string(*value) : "-";
 }
 
+std::string processor_text(uint64_t us, const std::optional<uint64_t>& throttled_us) {
+    std::string text = seconds_text(us);
+    if (throttled_us && *throttled_us > 0)
+        text += " (waited " + seconds_text(*throttled_us) + ")";
+    return text;
+}
+
+std::string optional_bytes(const std::optional<uint64_t>& bytes) {
+    return bytes ? human_bytes(*bytes) : "-";
+}
+
+// Of what runs beside a VM: the columns that it has.
+void add_helper_row(Table& table, const std::string& name, const CgroupUsage& usage) {
+    uint64_t cpu_max = usage.cpu_max_millis.value_or(0), memory_max = usage.memory_max.value_or(0);
+    table.add(
+        {name, usage.cpu_us ? processor_text(*usage.cpu_us, usage.throttled_us) : "-",
+         cpu_max == 0 ? "-" : cpus_text(cpu_max),
+         of(optional_bytes(usage.memory_bytes), memory_max == 0 ? "" : human_bytes(memory_max)),
+         "-", "-", "-", of(optional_text(usage.tasks), optional_text(usage.tasks_max)), "-", "-",
+         "-", "-"});
+}
+
 void add_row(Table& table, const SandboxStats& stats) {
     const Quotas& quotas = stats.info.record.quotas;
-    std::string cpu = seconds_text(stats.cpu_us);
-    if (stats.cpu_throttled_us && *stats.cpu_throttled_us > 0)
-        cpu += " (waited " + seconds_text(*stats.cpu_throttled_us) + ")";
+    std::string cpu = processor_text(stats.cpu_us, stats.cpu_throttled_us);
     std::string limit = quotas.cpu_max_millis == 0 ? "" : cpus_text(quotas.cpu_max_millis);
     std::string io = "-", net = "-", pids = "-";
     if (stats.disk)
@@ -148,6 +186,10 @@ void add_row(Table& table, const SandboxStats& stats) {
          of(human_bytes(stats.disk_bytes), human_bytes(stats.disk_max)), io, net, pids,
          of(optional_text(stats.process.open_files), optional_text(stats.process.open_files_max)),
          vsock, console, output});
+    if (stats.passt)
+        add_helper_row(table, stats.info.record.id + "/passt", *stats.passt);
+    if (stats.resolver)
+        add_helper_row(table, stats.info.record.id + "/resolver", *stats.resolver);
 }
 
 Status stats(Context& context, const std::string& id) {
@@ -183,7 +225,10 @@ Status stats(Context& context, const std::string& id) {
 
 void add_stats(CLI::App& app, Context& context) {
     auto id = std::make_shared<std::string>();
-    CLI::App* command = app.add_subcommand("stats", "what sandboxes use, and of what");
+    CLI::App* command =
+        app.add_subcommand("stats",
+                           "what sandboxes use, and of what: a line for each, and for "
+                           "what runs for its network beside its VM");
     command->add_option("id", *id, "one of them (all that run)");
     on_chosen(command, context, [&context, id] { return stats(context, *id); });
 }

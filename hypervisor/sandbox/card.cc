@@ -13,7 +13,6 @@
 #include "hypervisor/network/layout.h"
 #include "hypervisor/network/resolver.h"
 #include "hypervisor/network/user_network.h"
-#include "hypervisor/sandbox/helper_cgroup.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/sandbox.h"
 
@@ -163,20 +162,27 @@ Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy
     return std::unexpected(std::move(started).error().within("resolver"));
 }
 
+std::vector<Helper> network_helpers(const std::filesystem::path& directory) {
+    std::vector<Helper> running;
+    if (has_user_network(directory))
+        running.push_back(Helper::passt);
+    if (is_alive(resolver_of(directory)))
+        running.push_back(Helper::resolver);
+    return running;
+}
+
 std::vector<Unenforced> network_lacks(const std::filesystem::path& directory) {
     std::vector<Unenforced> lacks;
-    std::string free;
-    if (has_user_network(directory)) {
+    if (has_user_network(directory))
         lacks.push_back({kHostRules, std::string(kByPasst) + kHostRulesLack});
-        if (auto why = why_helper_is_free(directory, Helper::passt); !why.empty())
-            free = kPasstIsFree + why;
+    for (Helper helper : network_helpers(directory)) {
+        auto why = why_helper_is_free(directory, helper);
+        if (why.empty())
+            continue;
+        lacks.push_back(
+            {kNetworkCgroup, (helper == Helper::passt ? kPasstIsFree : kResolverIsFree) + why});
+        break;  // what one lacks the other lacks, too
     }
-    if (free.empty() && is_alive(resolver_of(directory))) {
-        if (auto why = why_helper_is_free(directory, Helper::resolver); !why.empty())
-            free = kResolverIsFree + why;
-    }
-    if (!free.empty())
-        lacks.push_back({kNetworkCgroup, free});
     return lacks;
 }
 

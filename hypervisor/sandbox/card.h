@@ -7,6 +7,7 @@
 #include "hypervisor/network/sandbox_network.h"
 #include "hypervisor/sandbox/agent_client.h"
 #include "hypervisor/sandbox/cgroup_quotas.h"
+#include "hypervisor/sandbox/helper_cgroup.h"
 #include "hypervisor/sandbox/home.h"
 #include "hypervisor/sandbox/quotas.h"
 #include "hypervisor/sandbox/vmm_process.h"
@@ -44,6 +45,8 @@ Status follow_policy(const std::filesystem::path& directory, const NetworkPolicy
 // Ends what runs for it, and removes it.
 Status remove_card_network(const std::filesystem::path& directory);
 
+// What runs for the network in `directory` beside the VM.
+std::vector<Helper> network_helpers(const std::filesystem::path& directory);
 // What of the network in `directory` is not held, if it has one by passt: by which name, and why.
 std::vector<Unenforced> network_lacks(const std::filesystem::path& directory);
 // The same as one sentence's end, where networks are by passt.

@@ -63,15 +63,24 @@ void end_helpers(const stdfs::path& directory) {
         end_helper(directory, helper);
 }
 
+CgroupUsage helper_usage(const stdfs::path& directory, Helper helper) {
+    return read_cgroup_usage(cgroup_of_directory(directory, link_of(helper)));
+}
+
 std::string why_helper_is_free(const stdfs::path& directory, Helper helper) {
     stdfs::path cgroup = cgroup_of_directory(directory, link_of(helper));
     std::error_code error;
     if (cgroup.empty() || !stdfs::exists(cgroup, error))
         return "it is in no cgroup";
     auto usage = read_cgroup_usage(cgroup);
-    if (!usage.cpu_max_millis || !usage.memory_max)
-        return "its cgroup has no controller cpu or memory";
-    return {};
+    std::string lacks;
+    for (auto [is_there, controller] : {std::pair(usage.cpu_max_millis.has_value(), "cpu"),
+                                        {usage.memory_max.has_value(), "memory"},
+                                        {usage.tasks_max.has_value(), "pids"}}) {
+        if (!is_there)
+            lacks += (lacks.empty() ? "" : ", ") + std::string(controller);
+    }
+    return lacks.empty() ? lacks : "its cgroup has no controller " + lacks;
 }
 
 std::string why_helpers_will_be_free() {

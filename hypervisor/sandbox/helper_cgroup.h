@@ -26,6 +26,8 @@ Status change_helpers(const std::filesystem::path& directory, const Quotas& befo
                       const Quotas& after);
 // Kills them, and removes their cgroups or leaves them to the next sweep.
 void end_helpers(const std::filesystem::path& directory);
+// What that one has used, all of it together, and what it is held to.
+CgroupUsage helper_usage(const std::filesystem::path& directory, Helper helper);
 // Why that one is not held to helper_quotas(); empty: it is.
 std::string why_helper_is_free(const std::filesystem::path& directory, Helper helper);
 // The same of one to come.

@@ -104,6 +104,15 @@ void take_counters(const VmmStatus& status, SandboxStats& stats) {
                        at("vsock.buffered_bytes"), at("vsock.refused")};
 }
 
+void read_helpers(const stdfs::path& directory, SandboxStats& stats) {
+    for (Helper helper : network_helpers(directory)) {
+        bool is_passt = helper == Helper::passt;
+        (is_passt ? stats.passt : stats.resolver) = helper_usage(directory, helper);
+        if (auto why = why_helper_is_free(directory, helper); !why.empty())
+            stats.why_not.push_back({is_passt ? "passt" : "resolver", why});
+    }
+}
+
 // Which of its quotas its cgroup does not have.
 std::vector<Unenforced> unenforced_of(const Quotas& quotas, const CgroupUsage& usage,
                                       bool has_cgroup) {
@@ -151,8 +160,10 @@ Result<SandboxStats> sandbox_stats(const Home& home, const SandboxInfo& info,
     stats.process.tasks = usage.tasks;
     stats.process.tasks_max = usage.tasks_max;
     read_descriptors(info.record.process.pid, stats);
-    if (info.record.network)
+    if (info.record.network) {
         std::ranges::copy(network_lacks(directory), std::back_inserter(stats.unenforced));
+        read_helpers(directory, stats);
+    }
     read_disk(directory, stats);
 
     auto vmm = VmmClient::connect(directory);

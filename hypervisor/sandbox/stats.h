@@ -54,6 +54,10 @@ struct SandboxStats {
     std::optional<ConsoleStats> console;
     std::optional<VsockStats> vsock;
     ProcessStats process;
+    // Of what runs for its network beside the VM, each in a cgroup of its own
+    // (helper_cgroup.h); nothing: it does not run.
+    std::optional<CgroupUsage> passt;  // with the keeper of its rules
+    std::optional<CgroupUsage> resolver;
     std::optional<AgentUsage> guest;
     std::vector<Unenforced> unenforced;
     std::vector<Unenforced> why_not;

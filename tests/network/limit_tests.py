@@ -59,13 +59,28 @@ def what_runs_beside_is_bounded(rig):
         found = resolvers(rig)
         check(len(found) == 1, f'{when}: resolvers {found}')
         stats = rig.json('stats', 'h')
-        bounds = 'cpu_max' not in stats['not_enforced'] and stats['memory']['vmm_bytes_max'] is not None
+        bounds = ('cpu_max' not in stats['not_enforced'] and stats['memory']['vmm_bytes_max'] is not None
+                  and stats['vmm']['tasks_max'] is not None)
         check(('network_cgroup' in stats['not_enforced']) != bounds, f'{when}: {stats}')
+        told = stats['beside']
+        check(told['passt'] is None and ('resolver' in stats['not_known']) != bounds, f'{when}: {stats}')
+        rows = [line for line in rig.run('stats', 'h').stdout.decode().splitlines() if line.startswith('h/')]
+        check(len(rows) == 1 and rows[0].startswith('h/resolver '), f'{when}: {rows}')
+        if bounds:
+            told = told['resolver']
+            check(told['memory_bytes_max'] == 64 << 20 and 0 < told['memory_bytes'] <= 64 << 20, f'{when}: {told}')
+            check(told['tasks_max'] == 64 and told['tasks'] == len(os.listdir(f'/proc/{found[0]}/task')), f'{when}: {told}')
+            check(told['cpu_used_us'] > 0 and told['oom_kills'] == 0, f'{when}: {told}')
+            check('/64M' in rows[0] and f' {told["tasks"]}/64 ' in rows[0], f'{when}: {rows}')
         if vm['jail']['cgroup']['holds']:
             own, of_vm = cgroup_of(found[0]), cgroup_of(vm['pid'])
             check(own != of_vm and os.path.dirname(own) == os.path.dirname(of_vm), f'{when}: {own} beside {of_vm}')
         return bounds
 
+    plain = rig.make('n', '--network', 'egress', *rig.dns)
+    told = rig.json('stats', 'n')['beside']
+    check(told == {'passt': None, 'resolver': None}, f'beside {plain}: {told}')
+    rig.run('destroy', 'n')
     bounds = look('created')
     check(('network_cgroup' in made['not_enforced']) != bounds, made)
     rig.run('update', 'h', '--network', 'egress', '--allow', 'b.example', *rig.dns)
@@ -105,7 +120,12 @@ def passt_is_in_a_cgroup(user, number):
     check(os.path.dirname(of_passt).endswith(os.path.basename(delegated) + '/spore'), of_passt)
     with open(f'{delegated}/spore/cgroup.subtree_control', encoding='ascii') as file:
         has = set(file.read().split())
-    check(('network_cgroup' in stats['not_enforced']) == (not {'cpu', 'memory'} <= has), f'{stats}, of {has}')
+    check(('network_cgroup' in stats['not_enforced']) == (not {'cpu', 'memory', 'pids'} <= has), f'{stats}, of {has}')
+    told = stats['beside']
+    check(told['resolver'] is None and told['passt']['cpu_used_us'] > 0, told)
+    check(('memory' in has) == (told['passt']['memory_bytes_max'] == 256 << 20), f'{told}, of {has}')
+    check(('pids' in has) == (told['passt']['tasks_max'] == 64), f'{told}, of {has}')
+    check(('passt' in stats['not_known']) == ('network_cgroup' in stats['not_enforced']), stats)
     user.run('destroy', 'c')
 
     def gone():

@@ -98,6 +98,18 @@ struct Usage {
         std::optional<uint64_t> tasks = {};           ///< Threads.
         std::optional<uint64_t> tasks_max = {};       ///< Their bound; 0: none.
     };
+    /// What the host runs for its network beside the VM, held to bounds of its own; with
+    /// `not_enforced`'s "network_cgroup" to not all of them. A bound of 0: none.
+    struct Helper {
+        std::optional<std::chrono::microseconds> cpu = {};            ///< Processor time.
+        std::optional<std::chrono::microseconds> cpu_throttled = {};  ///< It waited for its limit.
+        std::optional<double> cpus_max = {};                          ///< Processors.
+        std::optional<uint64_t> memory_bytes = {};                    ///< Now.
+        std::optional<uint64_t> memory_bytes_max = {};                ///< Their bound.
+        std::optional<uint64_t> oom_kills = {};  ///< Of its processes, at that bound.
+        std::optional<uint64_t> tasks = {};      ///< Threads.
+        std::optional<uint64_t> tasks_max = {};  ///< Their bound.
+    };
     /// UNTRUSTED: it is the guest that says so. A bound of 0: none.
     struct Guest {
         uint64_t processes = 0;         ///< Of commands.
@@ -128,9 +140,12 @@ struct Usage {
     std::optional<Console> console = {};            ///< What has passed.
     std::optional<Connections> connections = {};    ///< Over vsock.
     Vmm vmm = {};                                   ///< The process.
-    std::optional<Guest> guest = {};                ///< What its agent says.
-    std::vector<Missing> not_enforced = {};         ///< Limits that this host does not hold.
-    std::vector<Missing> not_known = {};            ///< What has no value here, and why.
+    /// passt, where it makes the network, and the keeper of its rules; none: they do not run.
+    std::optional<Helper> passt = {};
+    std::optional<Helper> resolver = {};     ///< Where names are allowed; none: it does not run.
+    std::optional<Guest> guest = {};         ///< What its agent says.
+    std::vector<Missing> not_enforced = {};  ///< Limits that this host does not hold.
+    std::vector<Missing> not_known = {};     ///< What has no value here, and why.
 };
 
 }  // namespace v1

@@ -34,6 +34,15 @@ SandboxStats numbered_stats() {
     stats.console = {.bytes = 30, .bytes_max = 31, .dropped_bytes = 32};
     stats.vsock = {.connections = 40, .connections_max = 41, .buffered_bytes = 42, .refused = 43};
     stats.process = {.open_files = 50, .open_files_max = 51, .tasks = 52, .tasks_max = 53};
+    stats.passt = {.cpu_us = 80,
+                   .throttled_us = 81,
+                   .memory_bytes = 82,
+                   .memory_max = 83,
+                   .tasks = 84,
+                   .tasks_max = 85,
+                   .cpu_max_millis = 86,
+                   .oom_kills = 87};
+    stats.resolver = {.cpu_us = 90};
     stats.guest = {.processes = 60,
                    .processes_max = 61,
                    .memory_bytes = 62,
@@ -92,6 +101,22 @@ TEST(UsageWords, SayOfItsDevicesWhatTheyTell) {
     EXPECT_EQ(usage.connections->refused, 43u);
 }
 
+TEST(UsageWords, SayOfWhatRunsBesideTheVmWhatItsCgroupTells) {
+    Usage usage = usage_of(numbered_stats());
+    ASSERT_TRUE(usage.passt && usage.resolver);
+    EXPECT_EQ(usage.passt->cpu, microseconds(80));
+    EXPECT_EQ(usage.passt->cpu_throttled, microseconds(81));
+    EXPECT_EQ(usage.passt->memory_bytes, 82u);
+    EXPECT_EQ(usage.passt->memory_bytes_max, 83u);
+    EXPECT_EQ(usage.passt->tasks, 84u);
+    EXPECT_EQ(usage.passt->tasks_max, 85u);
+    EXPECT_EQ(usage.passt->cpus_max, 0.086);
+    EXPECT_EQ(usage.passt->oom_kills, 87u);
+    EXPECT_EQ(usage.resolver->cpu, microseconds(90));
+    EXPECT_FALSE(usage.resolver->cpus_max || usage.resolver->memory_bytes);
+    EXPECT_FALSE(usage.resolver->tasks || usage.resolver->tasks_max);
+}
+
 TEST(UsageWords, SayOfTheGuestWhatItsAgentTells) {
     Usage usage = usage_of(numbered_stats());
     ASSERT_TRUE(usage.guest);
@@ -117,6 +142,7 @@ TEST(UsageWords, HaveNoValueForWhatIsNotKnown) {
     stats.unenforced.push_back({"cpu_max", "it has no cgroup"});
     Usage usage = usage_of(stats);
     EXPECT_FALSE(usage.disk || usage.network || usage.console || usage.connections);
+    EXPECT_FALSE(usage.passt || usage.resolver);
     EXPECT_FALSE(usage.cpu_throttled || usage.memory_bytes_max || usage.oom_kills);
     EXPECT_FALSE(usage.vmm.open_files || usage.vmm.open_files_max || usage.vmm.tasks);
     ASSERT_TRUE(usage.guest);
