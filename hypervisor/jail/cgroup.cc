@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <sstream>
 
@@ -184,6 +185,16 @@ std::vector<std::string> cgroup_controllers(const CgroupPlace& place) {
             found.emplace_back(controller);
     }
     return found;
+}
+
+std::vector<std::string> missing_quota_controllers(const CgroupPlace& place) {
+    auto has = cgroup_controllers(place);
+    std::ranges::copy(cgroup_v1_controllers(place.directory()), std::back_inserter(has));
+    std::vector<std::string> missing;
+    std::ranges::copy_if(kQuotaControllers, std::back_inserter(missing), [&](const char* needed) {
+        return std::ranges::find(has, needed) == has.end();
+    });
+    return missing;
 }
 
 Result<Cgroup> make_cgroup(const CgroupPlace& place, const std::string& name) {

@@ -51,6 +51,9 @@ Status prepare_cgroup_place(const CgroupPlace& place);
 inline constexpr const char* kCgroupControllers[] = {"cpu", "memory", "io", "pids"};
 // Which of them the children of `place` have; before the parent is there: would have.
 std::vector<std::string> cgroup_controllers(const CgroupPlace& place);
+// Which of kQuotaControllers (cgroup_v1.h) they have neither so nor by counterparts of cgroup v1:
+// nothing holds the limits that need them.
+std::vector<std::string> missing_quota_controllers(const CgroupPlace& place);
 
 struct Cgroup {
     std::filesystem::path directory;

@@ -23,7 +23,7 @@
 
 namespace spore {
 
-// Those that limits are set in.
+// Those that limits are set in, in either version.
 inline constexpr const char* kQuotaControllers[] = {"cpu", "memory", "pids"};
 
 // The counterpart of the cgroup at `directory` in the hierarchy of `controller`, there or not.

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "hypervisor/base/network_limits.h"
-#include "hypervisor/jail/cgroup_v1.h"
 
 namespace spore {
 
@@ -17,6 +16,13 @@ constexpr Helper kHelpers[] = {Helper::passt, Helper::resolver};
 
 const char* link_of(Helper helper) {
     return helper == Helper::passt ? "cgroup-passt" : "cgroup-resolver";
+}
+
+std::string lacks_controllers(const std::string& who, const std::vector<std::string>& missing) {
+    std::string names;
+    for (const std::string& each : missing)
+        names += (names.empty() ? "" : ", ") + each;
+    return names.empty() ? names : who + " has no controller " + names;
 }
 
 void end_helper(const stdfs::path& directory, Helper helper) {
@@ -73,27 +79,21 @@ std::string why_helper_is_free(const stdfs::path& directory, Helper helper) {
     if (cgroup.empty() || !stdfs::exists(cgroup, error))
         return "it is in no cgroup";
     auto usage = read_cgroup_usage(cgroup);
-    std::string lacks;
+    std::vector<std::string> missing;
     for (auto [is_there, controller] : {std::pair(usage.cpu_max_millis.has_value(), "cpu"),
                                         {usage.memory_max.has_value(), "memory"},
                                         {usage.tasks_max.has_value(), "pids"}}) {
         if (!is_there)
-            lacks += (lacks.empty() ? "" : ", ") + std::string(controller);
+            missing.emplace_back(controller);
     }
-    return lacks.empty() ? lacks : "its cgroup has no controller " + lacks;
+    return lacks_controllers("its cgroup", missing);
 }
 
 std::string why_helpers_will_be_free() {
     auto place = find_cgroup_place();
     if (!place)
         return place.error().message;
-    auto has = cgroup_controllers(*place);
-    std::ranges::copy(cgroup_v1_controllers(place->directory()), std::back_inserter(has));
-    for (const char* needed : {"cpu", "memory"}) {
-        if (std::ranges::find(has, needed) == has.end())
-            return place->directory().string() + " has no controller " + needed;
-    }
-    return {};
+    return lacks_controllers(place->directory().string(), missing_quota_controllers(*place));
 }
 
 }  // namespace spore

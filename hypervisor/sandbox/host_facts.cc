@@ -99,12 +99,7 @@ HostFinding check_cgroup() {
     }
     auto controllers = cgroup_controllers(*place);
     auto v1 = cgroup_v1_controllers(place->directory());
-    std::vector<std::string> missing;
-    for (const char* controller : kQuotaControllers) {
-        if (std::ranges::find(controllers, controller) == controllers.end() &&
-            std::ranges::find(v1, controller) == v1.end())
-            missing.emplace_back(controller);
-    }
+    auto missing = missing_quota_controllers(*place);
     finding.good = missing.empty();
     finding.what = "one for each sandbox in " + place->directory().string() +
                    "; controllers: " + (controllers.empty() ? "none" : joined(controllers)) +

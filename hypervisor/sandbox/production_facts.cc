@@ -19,7 +19,6 @@
 
 #include "hypervisor/base/limits.h"
 #include "hypervisor/jail/cgroup.h"
-#include "hypervisor/jail/cgroup_v1.h"
 
 namespace spore {
 
@@ -186,8 +185,8 @@ HostFinding check_quotas_here(const HostTree& tree) {
         {"pids", "a second bound of a VMM's threads beside RLIMIT_NPROC"}};
     std::string what;
     for (const auto& [controller, limits] : kNeeds) {
-        if (std::ranges::find(tree.sandbox_controllers, controller) ==
-            tree.sandbox_controllers.end())
+        if (std::ranges::find(tree.missing_controllers, controller) !=
+            tree.missing_controllers.end())
             what += (what.empty() ? "" : "; ") + std::string(limits) + " (" + controller + ")";
     }
     return finding("quotas", what.empty(),
@@ -284,11 +283,8 @@ HostFinding check_kernel_age(const HostTree& tree) {
 
 HostTree HostTree::here() {
     HostTree tree;
-    if (auto place = find_cgroup_place()) {
-        tree.sandbox_controllers = cgroup_controllers(*place);
-        for (std::string& controller : cgroup_v1_controllers(place->directory()))
-            tree.sandbox_controllers.push_back(std::move(controller));
-    }
+    if (auto place = find_cgroup_place())
+        tree.missing_controllers = missing_quota_controllers(*place);
     unsigned long cookie = 0;
     tree.core_scheduling =
         ::prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, 0, PR_SCHED_CORE_SCOPE_THREAD, &cookie) == 0;

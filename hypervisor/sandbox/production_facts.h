@@ -6,18 +6,21 @@
 #include <string>
 #include <vector>
 
+#include "hypervisor/jail/cgroup_v1.h"
 #include "hypervisor/sandbox/host_facts.h"
 
 namespace spore {
 
 // Where to look; other than these in tests.
 struct HostTree {
-    std::string root;                              // before /sys, /proc and the programs' places
-    uint64_t now_unix_s = 0;                       // 0: now
-    std::vector<std::string> sandbox_controllers;  // of cgroups that sandboxes get
-    bool core_scheduling = false;                  // this kernel has PR_SCHED_CORE
-    uint64_t locked_memory_max = ~0ull;            // RLIMIT_MEMLOCK, bytes
-    uint64_t open_files_max = ~0ull;               // RLIMIT_NOFILE, hard
+    std::string root;         // before /sys, /proc and the programs' places
+    uint64_t now_unix_s = 0;  // 0: now
+    // Of kQuotaControllers, which cgroups of sandboxes lack: all, where they get none.
+    std::vector<std::string> missing_controllers{std::begin(kQuotaControllers),
+                                                 std::end(kQuotaControllers)};
+    bool core_scheduling = false;        // this kernel has PR_SCHED_CORE
+    uint64_t locked_memory_max = ~0ull;  // RLIMIT_MEMLOCK, bytes
+    uint64_t open_files_max = ~0ull;     // RLIMIT_NOFILE, hard
     bool is_root = true;
 
     // This host, as this process sees it.

@@ -123,6 +123,7 @@ TEST_F(CgroupPlaces, HandOnEveryControllerThatIsThere) {
     // Its children have what it hands on, not what it has.
     put("v2/spore/cgroup.subtree_control", "cpu pids\n");
     EXPECT_THAT(cgroup_controllers(*place), ElementsAre("cpu", "pids"));
+    EXPECT_THAT(missing_quota_controllers(*place), ElementsAre("memory"));
     put("v2/spore/cgroup.subtree_control", "\n");
     EXPECT_THAT(cgroup_controllers(*place), IsEmpty());
 }
@@ -183,6 +184,14 @@ TEST_F(CgroupsV1, AreOfTheSamePathInEachHierarchyThatIsThere) {
     EXPECT_EQ(cgroup_v1_of("", "cpu"), "");
     EXPECT_THAT(cgroup_v1_controllers(place_.directory()), ElementsAre("cpu", "memory"));
     EXPECT_FALSE(stdfs::exists(root_ / "v1/cpu/spore")) << "made by looking";
+}
+
+TEST_F(CgroupsV1, AddToWhatQuotasHave) {
+    EXPECT_THAT(missing_quota_controllers(place_), ElementsAre("pids"));
+    put("v1/unified/cgroup.controllers", "io pids\n");
+    EXPECT_THAT(missing_quota_controllers(place_), IsEmpty());
+    stdfs::remove_all(root_ / "v1/memory");
+    EXPECT_THAT(missing_quota_controllers(place_), ElementsAre("memory"));
 }
 
 TEST_F(CgroupsV1, GoWithTheirCgroup) {

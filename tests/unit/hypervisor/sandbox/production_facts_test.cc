@@ -21,7 +21,7 @@ class ProductionFacts : public testing::Test {
         EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
         tree.root = pattern;
         tree.now_unix_s = 1'735'689'600;  // 2025-01-01
-        tree.sandbox_controllers = {"cpu", "memory", "io", "pids"};
+        tree.missing_controllers = {};
         put(std::string(kHoles) + "meltdown", "Not affected");
         put(std::string(kHoles) + "spectre_v1", "Mitigation: usercopy/swapgs barriers");
         put("/sys/devices/system/cpu/smt/active", "0");
@@ -112,10 +112,12 @@ TEST_F(ProductionFacts, SeesNestedPagesAndParametersOfKvm) {
 }
 
 TEST_F(ProductionFacts, SaysWhichLimitsAreNotEnforced) {
-    tree.sandbox_controllers = {"pids"};
+    tree.missing_controllers = {"cpu", "memory"};
     expect_bad("quotas", "--cpu-max", "cgroup_no_v1=all");
     expect_bad("quotas", "a VMM's memory", "cgroup");
     EXPECT_EQ(find("quotas").what.find("threads"), std::string::npos);
+    tree.missing_controllers = HostTree().missing_controllers;
+    expect_bad("quotas", "threads", "cgroup");
 }
 
 TEST_F(ProductionFacts, SeesWhatIsTooLittle) {
