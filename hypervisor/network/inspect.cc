@@ -81,6 +81,14 @@ const std::vector<std::string>& host_tables() {
     return tables;
 }
 
+// Empty: nothing is wrong.
+std::string wrong_with_host_table(const std::string& is, const std::string& should) {
+    if (is == should)
+        return {};
+    return "the host's table inet " + std::string(net::kHostTable) + ": " +
+           first_difference(is, should);
+}
+
 }  // namespace
 
 Result<NetworkReport> inspect_network(const stdfs::path& directory) {
@@ -118,30 +126,32 @@ Status check_host_rules() {
     if (!stdfs::exists(host_listing(), error))
         return {};
     auto should = TRY(read_file(host_listing()));
-    auto is = TRY(list_tables(host_tables()));
-    if (is != should)
-        return fail(Code::unavailable, "the host's table inet " + std::string(net::kHostTable) +
-                                           ": " + first_difference(is, should));
+    auto wrong = wrong_with_host_table(TRY(list_tables(host_tables())), should);
+    if (!wrong.empty())
+        return fail(Code::unavailable, std::move(wrong));
     return {};
 }
 
-Status ensure_host_rules() {
+Result<std::string> ensure_host_rules() {
     // Nobody has changed any since they were as they should be: on every request's path.
     auto generation = ruleset_generation();
     auto known = read_file(host_generation());
     if (generation && known && *known == std::to_string(*generation))
-        return {};
+        return std::string();
     UniqueFd lock = TRY(lock_host_rules());
     auto should = read_file(host_listing());
     // Told before it is looked at: a change in between makes it an old one.
     generation = ruleset_generation();
-    if (!should || TRY(list_tables(host_tables())) != *should) {
+    std::string wrong;
+    if (should)
+        wrong = wrong_with_host_table(TRY(list_tables(host_tables())), *should);
+    if (!should || !wrong.empty()) {
         TRY(run_nft(host_rules()));
-        return replace_file(host_listing(), TRY(list_tables(host_tables())));
-    }
-    if (generation)
+        TRY(replace_file(host_listing(), TRY(list_tables(host_tables()))));
+    } else if (generation) {
         TRY(replace_file(host_generation(), std::to_string(*generation)));
-    return {};
+    }
+    return wrong;
 }
 
 Status check_host_network() {

@@ -64,8 +64,8 @@ struct NetworkReport {
 Result<NetworkReport> inspect_network(const std::filesystem::path& directory);
 
 // The host's own table, which all sandboxes share. Loads it if it is not there, or not as it
-// should be. Errors: the host's.
-Status ensure_host_rules();
+// should be; returns what of it was not, if it was there before. Errors: the host's.
+Result<std::string> ensure_host_rules();
 // Whether it is as it should be; nothing if no sandbox has had a network yet. Errors: unavailable,
 // saying what is wrong.
 Status check_host_rules();

@@ -243,14 +243,13 @@ Status PoolKeeper::refill() {
 }
 
 // Whoever takes a clone relies on the host's table being as it should be. What was done to it is
-// told in the log: it is mended by the time that anybody looks.
+// told in the log, behind the mending: by the time that anybody looks it is as it should be.
 Status PoolKeeper::see_host_rules() {
     if (!host_ || !host_->rules_changed())
         return {};
-    if (auto checked = check_host_rules(); !checked)
-        std::fprintf(stderr, "%s %s; loaded anew\n", timestamp_now().c_str(),
-                     checked.error().message.c_str());
-    return ensure_host_rules();
+    if (auto wrong = TRY(ensure_host_rules()); !wrong.empty())
+        std::fprintf(stderr, "%s %s; loaded anew\n", timestamp_now().c_str(), wrong.c_str());
+    return {};
 }
 
 // What was made for another host than this one is by now is given to nobody.
