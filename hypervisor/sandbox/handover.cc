@@ -24,12 +24,12 @@ Status write_handover(const std::filesystem::path& directory, const Handover& ha
                              static_cast<unsigned long long>(handover.process.start_ticks),
                              agent.protocol, agent.last_stream, agent.version.c_str());
     std::string path = directory / kHandoverFile;
-    if (size <= 0 || static_cast<size_t>(size) >= sizeof(line))
+    if (size <= 0 || static_cast<size_t>(size) >= sizeof(line) - 1)
         return fail(Code::internal,
                     path + ": more than " + std::to_string(sizeof(line)) + " bytes");
     std::string text(line, static_cast<size_t>(size));
-    if (text.size() + handover.network.size() < kHandoverBytesMax)
-        text += handover.network;
+    bool fits = text.size() + handover.network.size() < kHandoverBytesMax;
+    text += fits ? handover.network : kTooLongToCarry;
     UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
         return fail_errno(path);

@@ -15,11 +15,14 @@ struct Handover {
     ProcessIdentity process;            // the spore-vmm
     std::optional<AgentCarried> agent;  // the connection to its agent that can be attached to
     // NetworkWords::line() of what its network follows already, its gate open: for whoever wants
-    // just that there is nothing to do. Empty: it has none, or it has to be told what to follow.
+    // just that there is nothing to do. Empty: it has none, or one whose gate is closed.
     std::string network = {};
 };
 
-// Leaves `network` out where it is too long for this file.
+// What `network` is read as where it is too long for this file: nobody's words, so that the gate
+// is closed for whoever takes the clone.
+inline constexpr const char* kTooLongToCarry = "?";
+
 Status write_handover(const std::filesystem::path& directory, const Handover& handover);
 // Errors: corrupt, naming the file.
 Result<Handover> read_handover(const std::filesystem::path& directory);

@@ -1,4 +1,5 @@
 #include "hypervisor/sandbox/handover.h"
+#include "hypervisor/network/policy.h"
 
 #include <gtest/gtest.h>
 
@@ -47,8 +48,10 @@ TEST_F(HandoverTest, WithoutAgentAndNetworkSaysSo) {
     EXPECT_EQ(read.network, "");
 }
 
-TEST_F(HandoverTest, OfANetworkTooLongToBeCarriedHasNone) {
-    EXPECT_EQ(written({{1, 2}, std::nullopt, std::string(2000, 'x')}).network, "");
+// Its gate is open: to read that it follows nothing would leave it so.
+TEST_F(HandoverTest, OfANetworkTooLongToBeCarriedSaysThatItFollowsOtherWords) {
+    EXPECT_EQ(written({{1, 2}, std::nullopt, std::string(2000, 'x')}).network, kTooLongToCarry);
+    EXPECT_FALSE(parse_policy({.mode = kTooLongToCarry})) << "somebody's words";
     std::string fits(900, 'x');
     EXPECT_EQ(written({{1, 2}, std::nullopt, fits}).network, fits);
 }
