@@ -4,7 +4,6 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include "hypervisor/sandbox/agent_connection.h"
 #include "hypervisor/sandbox/agent_files.h"
 #include "tests/unit/agent/running_agent.h"
+#include "tests/unit/support/small_disk.h"
 
 namespace spore {
 
@@ -114,24 +114,6 @@ class FilesRig : public testing::Test {
     const std::string work = outside + "/work";
     std::shared_ptr<AgentConnection> connection;
     std::optional<AgentFiles> files;
-};
-
-// A file system of its own, that small.
-class SmallDisk {
-  public:
-    explicit SmallDisk(const std::string& path) : path_(path) {
-        fs::create_directory(path);
-        mounted_ = ::mount("tmpfs", path.c_str(), "tmpfs", 0, "size=1m") == 0;
-    }
-    ~SmallDisk() {
-        if (mounted_)
-            ::umount2(path_.c_str(), MNT_DETACH);
-    }
-    explicit operator bool() const { return mounted_; }
-
-  private:
-    std::string path_;
-    bool mounted_ = false;
 };
 
 }  // namespace spore
