@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <string>
+
+#include "hypervisor/base/result.h"
 
 namespace spore {
 
@@ -12,5 +15,9 @@ inline int milliseconds_until(std::chrono::steady_clock::time_point deadline) {
         deadline - std::chrono::steady_clock::now());
     return left.count() < 0 ? 0 : static_cast<int>(std::min<int64_t>(left.count() + 1, 1 << 30));
 }
+
+// Until `fd` can be read, or is at its end. Errors: timeout, with that message; the host's.
+Status wait_readable(int fd, std::chrono::steady_clock::time_point deadline,
+                     const std::string& what_is_late);
 
 }  // namespace spore

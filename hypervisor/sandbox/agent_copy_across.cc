@@ -9,6 +9,7 @@
 
 #include "hypervisor/sandbox/agent_copy.h"
 #include "hypervisor/sandbox/copy_links.h"
+#include "hypervisor/sandbox/copy_place.h"
 #include "hypervisor/sandbox/copy_target.h"
 
 namespace spore {
@@ -28,7 +29,7 @@ class CopyAcross {
         FileInfo source = TRY(from_.stat(from, true, options_.deadline));
         const std::string name = last_name(from);
         const bool contents = from.ends_with("/.") || name.empty() || name == "..";
-        root_ = TRY(target_of(to, contents ? "" : name));
+        root_ = TRY(place_in_guest(to_, to, contents ? "" : name, options_.deadline));
         if (source.kind == FileKind::directory)
             TRY(copy_tree(from, std::move(source), contents));
         else if (source.kind == FileKind::file)
@@ -44,19 +45,6 @@ class CopyAcross {
             path.pop_back();
         const std::string name = path.substr(path.rfind('/') + 1);
         return name == "." ? "" : name;
-    }
-
-    Result<std::string> target_of(const std::string& to, const std::string& name) {
-        if (to.empty())
-            return fail(Code::invalid_argument, "the target's path: is empty");
-        if (name.empty())
-            return to;
-        if (to.ends_with('/'))
-            return to + name;
-        const auto there = to_.stat(to, true, options_.deadline);
-        if (!there && there.error().code != Code::not_found)
-            return std::unexpected(there.error());
-        return there && there->kind == FileKind::directory ? to + "/" + name : to;
     }
 
     Status copy_tree(const std::string& from, FileInfo&& source, bool contents) {

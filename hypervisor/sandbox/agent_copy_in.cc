@@ -10,6 +10,7 @@
 #include "hypervisor/sandbox/agent_copy.h"
 #include "hypervisor/sandbox/agent_file_streams.h"
 #include "hypervisor/sandbox/copy_links.h"
+#include "hypervisor/sandbox/copy_place.h"
 
 namespace spore {
 
@@ -43,7 +44,8 @@ class CopyIn {
         if (name.empty() && from.back() == '/' && from.size() > 1)
             name = std::filesystem::path(from).parent_path().filename();
         const bool contents = from.ends_with("/.") || name.empty() || name == "." || name == "..";
-        const std::string target = TRY(target_of(to, contents ? "" : name));
+        const std::string target =
+            TRY(place_in_guest(files_, to, contents ? "" : name, options_.deadline));
         if (S_ISDIR(about.st_mode))
             TRY(copy_tree(std::move(source), about, target, contents));
         else if (S_ISREG(about.st_mode))
@@ -71,19 +73,6 @@ class CopyIn {
         uint32_t mode;
         int64_t mtime_ns;
     };
-
-    Result<std::string> target_of(const std::string& to, const std::string& name) {
-        if (to.empty())
-            return fail(Code::invalid_argument, "the target's path: is empty");
-        if (name.empty())
-            return to;
-        if (to.ends_with('/'))
-            return to + name;
-        const auto there = files_.stat(to, true, options_.deadline);
-        if (!there && there.error().code != Code::not_found)
-            return std::unexpected(there.error());
-        return there && there->kind == FileKind::directory ? to + "/" + name : to;
-    }
 
     Status copy_tree(UniqueFd source, const struct stat& about, const std::string& target,
                      bool contents) {

@@ -221,11 +221,8 @@ Status serve_names(const std::filesystem::path& directory, const NetworkWords& w
 
 Status update_network(const Home& home, const std::string& id, const NetworkWords& words) {
     auto policy = TRY(complete_policy(words));
-    auto info = TRY(find_sandbox(home, id));
+    auto [lock, info] = TRY(hold_sandbox(home, id));
     auto directory = run_directory(home, id);
-    auto lock = DirectoryLock::take(directory);
-    if (!lock || !lock->holds(directory))
-        return fail(Code::unavailable, "sandbox '" + id + "': is being changed or destroyed");
     if (!has_network(directory))
         return fail(Code::invalid_argument,
                     "sandbox '" + id + "': its template '" + info.record.template_name +

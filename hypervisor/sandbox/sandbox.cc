@@ -107,6 +107,18 @@ Result<SandboxInfo> find_sandbox(const Home& home, const std::string& id) {
     return *info_of(std::move(*record));
 }
 
+Result<HeldSandbox> hold_sandbox(const Home& home, const std::string& id) {
+    TRY(check_name("sandbox", id));
+    auto directory = run_directory(home, id);
+    auto lock = DirectoryLock::take(directory);
+    // Looked up behind the lock: what another has changed until then is in it.
+    auto info = TRY(find_sandbox(home, id));
+    if (!lock || !lock->holds(directory))
+        return fail(Code::unavailable,
+                    "sandbox '" + id + "': is being created, changed or destroyed");
+    return HeldSandbox{std::move(*lock), std::move(info)};
+}
+
 Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home) {
     std::vector<SandboxInfo> sandboxes;
     std::error_code error;

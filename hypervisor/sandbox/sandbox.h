@@ -85,6 +85,13 @@ Result<CreatedSandbox> restart_sandbox(const Home& home, const std::string& id,
 // a round trip that nobody but who measures needs. Errors: timeout, unavailable.
 Status learn_times(const Home& home, CreatedSandbox& created);
 Result<SandboxInfo> find_sandbox(const Home& home, const std::string& id);
+// One that nobody else changes or ends as long as `lock` is there.
+struct HeldSandbox {
+    DirectoryLock lock;
+    SandboxInfo info;
+};
+// Errors: not_found, unavailable (somebody else has it).
+Result<HeldSandbox> hold_sandbox(const Home& home, const std::string& id);
 // Also clears away what died in the middle of being created or destroyed.
 Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home);
 // Ends the VM and removes all that belongs to the sandbox. Errors: not_found.

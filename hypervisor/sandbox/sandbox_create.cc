@@ -426,13 +426,7 @@ Result<CreatedSandbox> create_sandbox(const Home& home, const SandboxSpec& reque
 Result<CreatedSandbox> restart_sandbox(const Home& home, const std::string& id,
                                        const RestartSpec& wanted) {
     auto deadline = std::min(Clock::now() + wanted.limit, wanted.deadline);
-    TRY(check_name("sandbox", id));
-    auto directory = run_directory(home, id);
-    auto lock = DirectoryLock::take(directory);
-    auto info = TRY(find_sandbox(home, id));
-    if (!lock || !lock->holds(directory))
-        return fail(Code::unavailable,
-                    "sandbox '" + id + "': is being created, changed or destroyed");
+    auto [lock, info] = TRY(hold_sandbox(home, id));
     if (info.alive && !wanted.running_too)
         return fail(Code::unavailable,
                     "sandbox '" + id + "': is running; --force ends all that is in it");

@@ -100,14 +100,9 @@ uint64_t disk_to_change(const Quotas& before, const Quotas& after, uint64_t temp
 
 Result<UpdatedSandbox> update_sandbox(const Home& home, const std::string& id,
                                       const QuotaWords& words, std::chrono::milliseconds limit) {
-    TRY(check_name("sandbox", id));
     auto deadline = std::chrono::steady_clock::now() + limit;
+    auto [lock, info] = TRY(hold_sandbox(home, id));
     auto directory = run_directory(home, id);
-    auto lock = DirectoryLock::take(directory);
-    auto info = TRY(find_sandbox(home, id));
-    if (!lock || !lock->holds(directory))
-        return fail(Code::unavailable,
-                    "sandbox '" + id + "': is being created, changed or destroyed");
     if (!info.alive)
         return fail(Code::unavailable, "sandbox '" + id + "': its VM has ended");
     const Quotas before = info.record.quotas;

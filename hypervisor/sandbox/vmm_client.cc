@@ -1,7 +1,6 @@
 #include "hypervisor/sandbox/vmm_client.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -62,17 +61,7 @@ Result<std::vector<std::byte>> VmmClient::exchange(const void* packet, size_t si
 }
 
 Result<std::vector<std::byte>> VmmClient::receive_packet(Deadline deadline) {
-    for (;;) {
-        pollfd waiting = {socket_.get(), POLLIN, 0};
-        int ready = ::poll(&waiting, 1, milliseconds_until(deadline));
-        if (ready < 0 && errno == EINTR)
-            continue;
-        if (ready < 0)
-            return fail_errno("poll");
-        if (ready == 0)
-            return fail(Code::timeout, "spore-vmm: no answer within the time allowed");
-        break;
-    }
+    TRY(wait_readable(socket_.get(), deadline, "spore-vmm: no answer within the time allowed"));
     std::vector<std::byte> reply(kPacketBytesMax);
     ssize_t got = ::recv(socket_.get(), reply.data(), reply.size(), 0);
     if (got <= 0)

@@ -22,14 +22,7 @@ namespace {
 Result<std::string> read_line(int pipe, std::chrono::steady_clock::time_point deadline) {
     std::string line;
     for (;;) {
-        pollfd waiting = {pipe, POLLIN, 0};
-        int ready = ::poll(&waiting, 1, milliseconds_until(deadline));
-        if (ready < 0 && errno == EINTR)
-            continue;
-        if (ready < 0)
-            return fail_errno("poll");
-        if (ready == 0)
-            return fail(Code::timeout, "spore-vmm: did not say in time that it is ready");
+        TRY(wait_readable(pipe, deadline, "spore-vmm: did not say in time that it is ready"));
         char buffer[512];
         ssize_t got = ::read(pipe, buffer, sizeof(buffer));
         if (got < 0)

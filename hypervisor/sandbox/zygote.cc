@@ -1,7 +1,6 @@
 #include "hypervisor/sandbox/zygote.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -156,13 +155,7 @@ Status Zygote::fork_worker(const WorkerFiles& files, ZygoteStart start, Deadline
         mapper = TRY(make_user_mapper());
     TRY(send_order(socket_.get(), files, start, mapper.worker.get()));
     mapper.worker.reset();
-    pollfd waiting = {socket_.get(), POLLIN, 0};
-    int ready = 0;
-    do {
-        ready = ::poll(&waiting, 1, milliseconds_until(deadline));
-    } while (ready < 0 && errno == EINTR);
-    if (ready == 0)
-        return fail(Code::timeout, "zygote: did not answer in time");
+    TRY(wait_readable(socket_.get(), deadline, "zygote: did not answer in time"));
     ZygoteReply reply;
     ssize_t got = ::recv(socket_.get(), &reply, sizeof(reply), 0);
     if (got != sizeof(reply) || reply.magic != ZygoteRequest::kMagic)
