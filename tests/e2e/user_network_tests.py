@@ -8,21 +8,19 @@ import tempfile
 
 from host import Failed, Skipped, check, check_equal, wait_until
 from network_tests import FETCH, NAMESERVER, PRIVATE, PUBLIC, Internet
+from plain_user import NUMBER, PlainUser
 
-USER = 12345
 NOT_ENFORCED = {'network_host_rules', 'network_cgroup'}
 
 
-class User:
-    """Somebody without rights on the host, with a home and a copy of the image."""
+class User(PlainUser):
+    """With a copy of the image."""
 
     def __init__(self, host):
+        super().__init__(host.spore, tempfile.mkdtemp(prefix='spore-e2e-user-'))
         self.host = host
-        self.home = tempfile.mkdtemp(prefix='spore-e2e-user-')
         self.modes = {}
         self.has_route = True
-        self.environment = {**os.environ, 'HOME': self.home, 'SPORE_HOME': f'{self.home}/spore', 'SPORE_CGROUP': 'none'}
-        self.environment.pop('XDG_RUNTIME_DIR', None)
 
     def __enter__(self):
         try:
@@ -45,7 +43,7 @@ class User:
         images = f'{self.home}/spore/images'
         os.makedirs(images, mode=0o700)
         subprocess.run(['cp', '-a', '--sparse=always', self.host.image_directory, images], check=True)
-        subprocess.run(['chown', '-R', f'{USER}:{USER}', self.home], check=True)
+        self.give_home()
 
     def __exit__(self, *_):
         for sandbox in self.json('list', status=None) or []:
@@ -61,9 +59,7 @@ class User:
             subprocess.run(['ip', 'route', 'del', 'default', 'via', '192.0.2.2'], check=False, capture_output=True)
 
     def run(self, *words, status=0, limit_s=300):
-        done = subprocess.run(['setpriv', f'--reuid={USER}', f'--regid={USER}', '--clear-groups', self.host.spore,
-                               *words], cwd='/', env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
-                              check=False, text=True, timeout=limit_s)
+        done = self.call(*words, limit_s=limit_s)
         if status not in (None, done.returncode):
             raise Failed(f'spore {" ".join(words)[:200]}: status {done.returncode}: '
                          f'{done.stdout[-300:]}{done.stderr[-600:]}')
@@ -79,7 +75,7 @@ class User:
 
     def processes(self):
         """All that this user has."""
-        return subprocess.run(['ps', '-o', 'pid=,args=', '-U', str(USER)], check=False, capture_output=True,
+        return subprocess.run(['ps', '-o', 'pid=,args=', '-U', str(NUMBER)], check=False, capture_output=True,
                               text=True).stdout.splitlines()
 
 
