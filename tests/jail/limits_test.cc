@@ -13,6 +13,7 @@
 #include "hypervisor/jail/cgroup_v1.h"
 #include "hypervisor/jail/namespaces.h"
 #include "hypervisor/sandbox/cgroup_spot.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore::test {
 namespace {
@@ -50,9 +51,6 @@ class Limits : public ::testing::Test {
             has.push_back(each);
         if (std::ranges::find(has, controller) == has.end())
             GTEST_SKIP() << "no controller " << controller << " in " << place->directory();
-        std::string pattern = (stdfs::temp_directory_path() / "spore-limits-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        here_ = pattern;
         int ends[2];  // it waits for the end of what it reads
         ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
         auto spot = CgroupSpot::make(here_, quotas);
@@ -88,7 +86,8 @@ class Limits : public ::testing::Test {
         return static_cast<double>(now - before) / took_us;
     }
 
-    stdfs::path here_;
+    const ScratchDirectory scratch_{"limits"};
+    const stdfs::path& here_ = scratch_.path();
     StartedProcess process_;
 };
 

@@ -12,6 +12,7 @@
 #include "hypervisor/sandbox/agent_connection.h"
 #include "hypervisor/sandbox/agent_files.h"
 #include "tests/unit/agent/running_agent.h"
+#include "tests/unit/support/scratch_directory.h"
 #include "tests/unit/support/small_disk.h"
 
 namespace spore {
@@ -21,16 +22,11 @@ namespace fs = std::filesystem;
 // In memory where it can be: these tests make files by the thousand.
 class FilesDirectory {
   public:
-    FilesDirectory() {
-        const bool memory = ::access("/dev/shm", W_OK) == 0;
-        path_ = std::string(memory ? "/dev/shm" : "/tmp") + "/spore-files-test-XXXXXX";
-        EXPECT_NE(::mkdtemp(path_.data()), nullptr);
-    }
-    ~FilesDirectory() { fs::remove_all(path_); }
     const std::string& path() const { return path_; }
 
   private:
-    std::string path_;
+    const ScratchDirectory scratch_{"files", ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"};
+    const std::string path_ = scratch_.path();
 };
 
 class FilesRig : public testing::Test {

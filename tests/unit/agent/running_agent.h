@@ -17,6 +17,7 @@
 
 #include "hypervisor/sandbox/agent_client.h"
 #include "schema/frame.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 
@@ -64,7 +65,6 @@ class RunningAgent {
     ~RunningAgent() {
         ::kill(pid_, SIGTERM);
         ::waitpid(pid_, nullptr, 0);
-        std::filesystem::remove_all(directory_);
     }
 
     std::string path() const { return directory_ + "/agent"; }
@@ -108,14 +108,13 @@ class RunningAgent {
 
   private:
     void start(const std::function<void()>& run) {
-        char name[] = "/tmp/spore-agent-test-XXXXXX";
-        directory_ = ::mkdtemp(name);
         pid_ = ::fork();
         if (pid_ == 0)
             run();
     }
 
-    std::string directory_;
+    const ScratchDirectory scratch_{"agent-test"};
+    const std::string directory_ = scratch_.path();
     pid_t pid_ = -1;
 };
 

@@ -7,6 +7,7 @@
 
 #include "agent/file.h"
 #include "agent/init.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -16,8 +17,6 @@ using testing::ElementsAre;
 class Users : public testing::Test {
   protected:
     void SetUp() override {
-        char name[] = "/tmp/spore-users-XXXXXX";
-        root = ::mkdtemp(name);
         std::filesystem::create_directory(root + "/etc");
         std::ofstream(root + "/etc/passwd") << "root:x:0:0::/root:/bin/bash\n"
                                                "broken line\n"
@@ -27,8 +26,8 @@ class Users : public testing::Test {
         std::ofstream(root + "/etc/group") << "root:x:0:\nada:x:1001:\naudio:x:29:bob,ada\n"
                                               "ad:x:30:ad\n";
     }
-    void TearDown() override { std::filesystem::remove_all(root); }
-    std::string root;
+    const ScratchDirectory scratch{"users"};
+    const std::string root = scratch.path();
 };
 
 TEST_F(Users, FindsByNameAndByUid) {
@@ -79,15 +78,14 @@ TEST(BootOptions, AreReadFromTheCommandLine) {
 }
 
 TEST(ReplaceFile, ReplacesInOneStepAndLeavesNothingBeside) {
-    char name[] = "/tmp/spore-file-XXXXXX";
-    const std::string folder = ::mkdtemp(name);
+    const ScratchDirectory scratch("file");
+    const std::string folder = scratch.path();
     EXPECT_TRUE(replace_file(folder + "/a", "one"));
     EXPECT_TRUE(replace_file(folder + "/a", "two"));
     EXPECT_EQ(*read_file(folder + "/a"), "two");
     EXPECT_EQ(read_file(folder + "/a", 2).error().code, Code::resource_exhausted);
     EXPECT_EQ(replace_file(folder + "/none/a", "x").error().code, Code::not_found);
     EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
-    std::filesystem::remove_all(folder);
 }
 
 }  // namespace

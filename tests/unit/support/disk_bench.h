@@ -15,6 +15,7 @@
 #include "devices/block/disk.h"
 #include "devices/block/layer_map.h"
 #include "hypervisor/io/event_loop.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore::test {
 
@@ -22,16 +23,7 @@ using Bytes = std::vector<std::byte>;
 
 class DiskBench : public testing::Test {
   protected:
-    DiskBench() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "spore-disk-XXXXXX");
-        EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-        directory = pattern;
-    }
-    ~DiskBench() override {
-        loop->drain();
-        std::error_code ignored;
-        std::filesystem::remove_all(directory, ignored);
-    }
+    ~DiskBench() override { loop->drain(); }
 
     bool until(const std::function<bool()>& done) {
         return loop->run_until(done, std::chrono::seconds(60));
@@ -95,7 +87,8 @@ class DiskBench : public testing::Test {
     }
 
     std::unique_ptr<EventLoop> loop = std::move(*EventLoop::create());
-    std::filesystem::path directory;
+    const ScratchDirectory scratch{"disk"};
+    const std::filesystem::path& directory = scratch.path();
 };
 
 }  // namespace spore::test

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <string>
 
+#include "tests/unit/support/scratch_directory.h"
 #include "tests/unit/support/vsock_guest.h"
 
 namespace spore::test {
@@ -59,7 +60,6 @@ class VsockWorld : public testing::TestWithParam<bool> {
         stop();
         device.reset();
         loop->drain();
-        std::filesystem::remove_all(directory);
     }
     void stop() {
         bool done = !device;
@@ -168,10 +168,8 @@ class VsockWorld : public testing::TestWithParam<bool> {
         return files.rlim_cur;
     }();
     std::chrono::milliseconds limit{60'000};
-    std::string directory = [] {
-        char name[] = "/tmp/spore-vsock-XXXXXX";
-        return std::string(::mkdtemp(name));
-    }();
+    const ScratchDirectory scratch{"vsock"};
+    const std::string directory = scratch.path();
     GuestMemory memory = make_memory(32 * limits::kMiB);
     std::unique_ptr<EventLoop> loop = std::move(*EventLoop::create({.files = limits::kRingFiles}));
     VsockConfig config;

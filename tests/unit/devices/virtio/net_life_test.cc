@@ -6,6 +6,7 @@
 
 #include "devices/virtio/net.h"
 #include "tests/unit/support/net_socket.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -202,8 +203,8 @@ TEST_F(NetSocketTest, RefusesConfigurationsByFieldAndValue) {
         change(config);
         return config;
     };
-    char pattern[] = "/tmp/spore-net-XXXXXX";
-    std::string directory = ::mkdtemp(pattern);
+    const ScratchDirectory scratch("net");
+    const std::string directory = scratch.path();
     UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
@@ -241,7 +242,6 @@ TEST_F(NetSocketTest, RefusesConfigurationsByFieldAndValue) {
     auto device =
         VirtioNet::create(with([&](NetConfig& c) { c.socket_path = path; }), memory, *loop);
     EXPECT_TRUE(device.has_value());
-    std::filesystem::remove_all(directory);
 }
 
 TEST(MacAddress, IsParsedStrictly) {

@@ -16,6 +16,7 @@
 #include "hypervisor/base/agent_limits.h"
 #include "hypervisor/sandbox/record.h"
 #include "tests/unit/agent/running_agent.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 
@@ -25,8 +26,6 @@ class FakeSandbox {
     using Connect = std::function<UniqueFd(uint32_t port)>;
 
     explicit FakeSandbox(std::string id) : id_(std::move(id)) {
-        char name[] = "/tmp/spore-api-test-XXXXXX";
-        home_ = ::mkdtemp(name);
         // On disk, or the home would have a directory in memory that this is not to clear.
         for (const char* each : {"sandboxes", "pools"})
             std::filesystem::create_directory(home_ / each);
@@ -55,7 +54,6 @@ class FakeSandbox {
         relays_.clear();
         ::kill(vmm_, SIGKILL);
         ::waitpid(vmm_, nullptr, 0);
-        std::filesystem::remove_all(home_);
     }
 
     const std::filesystem::path& home() const { return home_; }
@@ -139,7 +137,9 @@ class FakeSandbox {
     // It listens by the time that somebody is greeted here.
     AgentClient greeted_ = agent_.client();
     std::string id_;
-    std::filesystem::path home_, directory_;
+    const ScratchDirectory scratch_{"api-test"};
+    const std::filesystem::path& home_ = scratch_.path();
+    std::filesystem::path directory_;
     pid_t vmm_ = -1;
     Connect connect_;
     UniqueFd listener_;

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "hypervisor/base/unique_fd.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -19,16 +20,11 @@ namespace stdfs = std::filesystem;
 
 class RemoveTree : public ::testing::Test {
   protected:
-    void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-remove-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        place_ = pattern;
-        tree_ = place_ / "tree";
-        ASSERT_TRUE(stdfs::create_directory(tree_));
-    }
-    void TearDown() override { stdfs::remove_all(place_); }
+    void SetUp() override { ASSERT_TRUE(stdfs::create_directory(tree_)); }
 
-    stdfs::path place_, tree_;
+    const ScratchDirectory scratch_{"remove"};
+    const stdfs::path& place_ = scratch_.path();
+    const stdfs::path tree_ = place_ / "tree";
 };
 
 TEST_F(RemoveTree, TakesAllBelowAndNothingBeside) {

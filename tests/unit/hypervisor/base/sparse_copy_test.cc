@@ -9,6 +9,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "tests/unit/support/scratch_directory.h"
+
 namespace spore {
 namespace {
 
@@ -17,17 +19,8 @@ namespace stdfs = std::filesystem;
 class SparseCopy : public ::testing::Test {
   protected:
     void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-copy-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        here_ = pattern;
-        // On a tmpfs where that is another file system: the kernel leaves such copies to us.
-        pattern = "/dev/shm/spore-copy-XXXXXX";
-        there_ = ::mkdtemp(pattern.data()) != nullptr ? pattern : "";
-    }
-    void TearDown() override {
-        stdfs::remove_all(here_);
-        if (!there_.empty())
-            stdfs::remove_all(there_);
+        if (::access("/dev/shm", W_OK) == 0)
+            there_ = memory_.emplace("copy", "/dev/shm").path();
     }
     static std::string content(const stdfs::path& path) {
         std::ifstream file(path, std::ios::binary);
@@ -46,7 +39,11 @@ class SparseCopy : public ::testing::Test {
         ::close(file);
     }
 
-    stdfs::path here_, there_;
+    const ScratchDirectory scratch_{"copy"};
+    const stdfs::path& here_ = scratch_.path();
+    // On a tmpfs where that is another file system: the kernel leaves such copies to us.
+    std::optional<ScratchDirectory> memory_;
+    stdfs::path there_;
 };
 
 TEST_F(SparseCopy, HasTheSameContentAndItsHoles) {

@@ -10,6 +10,7 @@
 
 #include "hypervisor/boot/aml.h"
 #include "hypervisor/boot/layout.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -146,13 +147,6 @@ class Disassembled : public testing::Test {
     void SetUp() override {
         if (::system("command -v iasl >/dev/null") != 0)
             GTEST_SKIP() << "iasl (Debian: acpica-tools) is not installed";
-        char pattern[] = "/tmp/spore-acpi-XXXXXX";
-        ASSERT_NE(::mkdtemp(pattern), nullptr);
-        directory = pattern;
-    }
-    void TearDown() override {
-        if (!directory.empty())
-            std::filesystem::remove_all(directory);
     }
     std::string disassemble(const AcpiTable& table) {
         std::string path = directory + "/" + table.signature;
@@ -171,7 +165,8 @@ class Disassembled : public testing::Test {
         return text.str();
     }
 
-    std::string directory;
+    const ScratchDirectory scratch{"acpi"};
+    const std::string directory = scratch.path();
     std::string log;
 };
 

@@ -13,6 +13,8 @@
 #include <fstream>
 #include <functional>
 
+#include "tests/unit/support/scratch_directory.h"
+
 namespace spore {
 namespace {
 
@@ -31,15 +33,11 @@ std::string text_of(const stdfs::path& path) {
 class CgroupPlaces : public ::testing::Test {
   protected:
     void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-cgroup-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        root_ = pattern;
         ASSERT_EQ(::chmod(root_.c_str(), 0755), 0);
         host_.mounts = {(root_ / "v2").string(), (root_ / "v1/unified").string()};
         host_.self = (root_ / "self").string();
         host_.wanted.clear();
     }
-    void TearDown() override { stdfs::remove_all(root_); }
 
     void put(const stdfs::path& path, const std::string& text) {
         std::ofstream(root_ / path) << text;
@@ -56,7 +54,8 @@ class CgroupPlaces : public ::testing::Test {
             ASSERT_EQ(::chown(each.c_str(), user, user), 0);
     }
 
-    stdfs::path root_;
+    const ScratchDirectory scratch_{"cgroup"};
+    const stdfs::path& root_ = scratch_.path();
     CgroupHost host_;
 };
 

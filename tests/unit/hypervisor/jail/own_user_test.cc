@@ -12,6 +12,8 @@
 #include <fstream>
 #include <set>
 
+#include "tests/unit/support/scratch_directory.h"
+
 namespace spore {
 namespace {
 
@@ -20,16 +22,12 @@ namespace stdfs = std::filesystem;
 class OwnUserTest : public testing::Test {
   protected:
     OwnUserTest() {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-users-XXXXXX");
-        EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-        directory = pattern;
         host.directory = directory / "claims";
         host.accounts = {put("passwd", "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:/bin/sh\n")};
         host.subordinates = {put("subuid", "ann:100000:65536\n")};
         host.map = put("uid_map", "         0          0 4294967295\n");
         host.wanted = "900000-900003";
     }
-    ~OwnUserTest() override { stdfs::remove_all(directory); }
     std::string put(const char* name, const std::string& text) {
         std::ofstream(directory / name) << text;
         return directory / name;
@@ -41,7 +39,8 @@ class OwnUserTest : public testing::Test {
         return range ? Error{} : range.error();
     }
 
-    stdfs::path directory;
+    const ScratchDirectory scratch{"users"};
+    const stdfs::path& directory = scratch.path();
     UserHost host;
 };
 

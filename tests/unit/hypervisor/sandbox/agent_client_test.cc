@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "schema/frame.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -152,8 +153,6 @@ TEST(AgentClient, EndlessOutputOfAHostileAgentEndsAtTheDeadline) {
 class FakeVsock {
   public:
     explicit FakeVsock(std::function<void(int fd, const std::string& line)> serve) {
-        char name[] = "/tmp/spore-vsock-XXXXXX";
-        directory = ::mkdtemp(name);
         listener_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
         sockaddr_un address = {};
         address.sun_family = AF_UNIX;
@@ -170,14 +169,12 @@ class FakeVsock {
             serve(fd.get(), line);
         });
     }
-    ~FakeVsock() {
-        thread_.join();
-        std::filesystem::remove_all(directory);
-    }
+    ~FakeVsock() { thread_.join(); }
     std::filesystem::path path() const { return directory / "vsock"; }
 
   private:
-    std::filesystem::path directory;
+    const ScratchDirectory scratch{"vsock"};
+    const std::filesystem::path& directory = scratch.path();
     UniqueFd listener_;
     std::jthread thread_;
 };

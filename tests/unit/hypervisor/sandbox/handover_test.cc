@@ -11,6 +11,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "tests/unit/support/scratch_directory.h"
 #include "tests/unit/support/small_disk.h"
 
 namespace spore {
@@ -21,12 +22,6 @@ using ::testing::HasSubstr;
 
 class HandoverTest : public ::testing::Test {
   protected:
-    void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-handover-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        directory_ = pattern;
-    }
-    void TearDown() override { stdfs::remove_all(directory_); }
     Handover written(const Handover& handover) {
         stdfs::remove(directory_ / "handover");
         auto done = write_handover(directory_, handover);
@@ -36,7 +31,8 @@ class HandoverTest : public ::testing::Test {
         return read ? *read : Handover();
     }
 
-    stdfs::path directory_;
+    const ScratchDirectory scratch_{"handover"};
+    const stdfs::path& directory_ = scratch_.path();
 };
 
 TEST_F(HandoverTest, IsReadAsItWasWritten) {

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "hypervisor/base/network_limits.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -29,14 +30,10 @@ TEST(HelperCgroup, IsBoundedAsTheSandboxButCanAnswerInTime) {
 class HelperCgroups : public testing::Test {
   protected:
     HelperCgroups() {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-helper-XXXXXX").string();
-        EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-        root = pattern;
         for (const char* name : {"sandbox", "cgroup"})
             stdfs::create_directory(root / name);
         stdfs::create_directory_symlink(root / "cgroup", root / "sandbox/cgroup-resolver");
     }
-    ~HelperCgroups() override { stdfs::remove_all(root); }
     void put(const char* name, const std::string& text) {
         std::ofstream(root / "cgroup" / name) << text;
     }
@@ -44,7 +41,8 @@ class HelperCgroups : public testing::Test {
         std::ifstream file(root / "cgroup" / name);
         return {std::istreambuf_iterator<char>(file), {}};
     }
-    stdfs::path root;
+    const ScratchDirectory scratch{"helper"};
+    const stdfs::path& root = scratch.path();
 };
 
 TEST_F(HelperCgroups, FollowTheSandboxesQuotas) {

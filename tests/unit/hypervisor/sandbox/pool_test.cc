@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "hypervisor/base/limits.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -17,19 +18,14 @@ namespace stdfs = std::filesystem;
 class PoolTest : public ::testing::Test {
   protected:
     void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-pool-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        root_ = pattern;
-        ::setenv("SPORE_HOME", pattern.c_str(), 1);
+        ::setenv("SPORE_HOME", root_.c_str(), 1);
         home_ = std::make_unique<Home>(*Home::open());
     }
-    void TearDown() override {
-        ::unsetenv("SPORE_HOME");
-        stdfs::remove_all(root_);
-    }
+    void TearDown() override { ::unsetenv("SPORE_HOME"); }
     void put(const std::string& name) { stdfs::create_directories(home_->pools() / "py" / name); }
 
-    stdfs::path root_;
+    const ScratchDirectory scratch_{"pool"};
+    const stdfs::path& root_ = scratch_.path();
     std::unique_ptr<Home> home_;
 };
 

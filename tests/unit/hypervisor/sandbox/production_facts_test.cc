@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/unit/support/scratch_directory.h"
+
 namespace spore {
 namespace {
 
@@ -17,9 +19,7 @@ constexpr const char* kHoles = "/sys/devices/system/cpu/vulnerabilities/";
 class ProductionFacts : public testing::Test {
   protected:
     ProductionFacts() {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-facts-XXXXXX");
-        EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-        tree.root = pattern;
+        tree.root = scratch_.path();
         tree.now_unix_s = 1'735'689'600;  // 2025-01-01
         tree.missing_controllers = {};
         put(std::string(kHoles) + "meltdown", "Not affected");
@@ -39,7 +39,6 @@ class ProductionFacts : public testing::Test {
             "Linux version 6.1.0-26-amd64 (x@y) (gcc 12) #1 SMP PREEMPT_DYNAMIC "
             "Debian 6.1.112-1 (2024-09-30)");
     }
-    ~ProductionFacts() override { stdfs::remove_all(tree.root); }
 
     void put(const std::string& path, const std::string& line) {
         stdfs::create_directories(stdfs::path(tree.root + path).parent_path());
@@ -62,6 +61,7 @@ class ProductionFacts : public testing::Test {
         EXPECT_FALSE(found.why.empty());
     }
 
+    const ScratchDirectory scratch_{"facts"};
     HostTree tree;
 };
 

@@ -11,6 +11,7 @@
 #include "hypervisor/sandbox/cgroup_quotas.h"
 #include "hypervisor/sandbox/record.h"
 #include "hypervisor/sandbox/sandbox_quotas.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -136,12 +137,6 @@ TEST(Quotas, AGuestsMemoryIsHeldToItsSizeAndAStatedOverhead) {
 
 class QuotaFiles : public testing::Test {
   protected:
-    QuotaFiles() {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-quotas-XXXXXX");
-        EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-        directory = pattern;
-    }
-    ~QuotaFiles() override { stdfs::remove_all(directory); }
     void put(const char* name, const std::string& text = "") {
         std::ofstream(directory / name) << text;
     }
@@ -149,7 +144,8 @@ class QuotaFiles : public testing::Test {
         std::ifstream file(directory / name);
         return {std::istreambuf_iterator<char>(file), {}};
     }
-    stdfs::path directory;
+    const ScratchDirectory scratch{"quotas"};
+    const stdfs::path& directory = scratch.path();
 };
 
 TEST_F(QuotaFiles, ACgroupGetsThemInItsOwnWords) {

@@ -7,6 +7,8 @@
 
 #include <fstream>
 
+#include "tests/unit/support/scratch_directory.h"
+
 namespace spore {
 namespace {
 
@@ -14,15 +16,10 @@ namespace stdfs = std::filesystem;
 
 class RecordTest : public ::testing::Test {
   protected:
-    void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-record-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        here_ = pattern;
-    }
-    void TearDown() override { stdfs::remove_all(here_); }
     void write(std::string_view text) { std::ofstream(here_ / kRecordFile) << text; }
 
-    stdfs::path here_;
+    const ScratchDirectory scratch_{"record"};
+    const stdfs::path& here_ = scratch_.path();
 };
 
 SandboxRecord example() {

@@ -12,6 +12,7 @@
 #include "hypervisor/sandbox/template_files.h"
 #include "hypervisor/sandbox/template_lock.h"
 #include "hypervisor/sandbox/template_remains.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -21,16 +22,12 @@ namespace stdfs = std::filesystem;
 class TemplateFilesTest : public ::testing::Test {
   protected:
     void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-template-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        here_ = pattern;
         ::setenv("SPORE_HOME", here_.c_str(), 1);
         auto home = Home::open();
         ASSERT_TRUE(home);
         home_.emplace(std::move(*home));
         stdfs::create_directory(home_->templates() / "t");
     }
-    void TearDown() override { stdfs::remove_all(here_); }
     void write(const std::string& text) {
         std::ofstream(home_->templates() / "t/template.json", std::ios::trunc) << text;
     }
@@ -46,7 +43,8 @@ class TemplateFilesTest : public ::testing::Test {
         return loaded ? Code::internal : loaded.error().code;
     }
 
-    stdfs::path here_;
+    const ScratchDirectory scratch_{"template"};
+    const stdfs::path& here_ = scratch_.path();
     std::optional<Home> home_;
 };
 

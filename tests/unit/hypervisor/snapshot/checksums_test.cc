@@ -7,6 +7,8 @@
 
 #include <fstream>
 
+#include "tests/unit/support/scratch_directory.h"
+
 namespace spore {
 namespace {
 
@@ -14,13 +16,6 @@ namespace stdfs = std::filesystem;
 
 class ChecksumsTest : public ::testing::Test {
   protected:
-    void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-checksums-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        here_ = pattern;
-    }
-    void TearDown() override { stdfs::remove_all(here_); }
-
     void write(const std::string& name, uint64_t offset, std::string_view bytes) {
         int file = ::open((here_ / name).c_str(), O_WRONLY | O_CREAT, 0600);
         ASSERT_EQ(::pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(offset)),
@@ -40,7 +35,8 @@ class ChecksumsTest : public ::testing::Test {
                 << status.error().message << " lacks " << word;
     }
 
-    stdfs::path here_;
+    const ScratchDirectory scratch_{"checksums"};
+    const stdfs::path& here_ = scratch_.path();
 };
 
 TEST_F(ChecksumsTest, NameTheChunkThatWasChanged) {

@@ -8,6 +8,8 @@
 #include <fstream>
 #include <thread>
 
+#include "tests/unit/support/scratch_directory.h"
+
 namespace spore {
 namespace {
 
@@ -16,15 +18,12 @@ namespace stdfs = std::filesystem;
 class SealTest : public ::testing::Test {
   protected:
     void SetUp() override {
-        std::string pattern = (stdfs::temp_directory_path() / "spore-seal-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        here_ = pattern;
+        stdfs::create_directory(here_);
         for (const std::string& name : names_)
             std::ofstream(here_ / name) << "content of " << name;
         settle();
         make();
     }
-    void TearDown() override { stdfs::remove_all(here_); }
 
     // The kernel's clock for files goes in steps of up to 10 ms (CONFIG_HZ).
     static void settle() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
@@ -50,7 +49,8 @@ class SealTest : public ::testing::Test {
         return said.find("/" + name) != std::string::npos && said.find(what) != std::string::npos;
     }
 
-    stdfs::path here_;
+    const ScratchDirectory scratch_{"seal"};
+    stdfs::path here_ = scratch_.path() / "files";
     std::vector<std::string> names_ = {"base.img", "memory.img"};
 };
 

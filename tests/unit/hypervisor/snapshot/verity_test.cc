@@ -12,6 +12,7 @@
 
 #include "hypervisor/snapshot/checksums.h"
 #include "hypervisor/snapshot/seal.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -29,9 +30,6 @@ class VerityTest : public ::testing::Test {
             GTEST_SKIP() << "only root can mount a file system with fs-verity";
         if (!stdfs::exists("/sys/fs/ext4/features/verity"))
             GTEST_SKIP() << "this kernel's ext4 has no fs-verity (CONFIG_FS_VERITY)";
-        std::string pattern = (stdfs::temp_directory_path() / "spore-verity-XXXXXX").string();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        here_ = pattern;
         disk_ = here_.string() + ".ext4";
         std::ofstream(disk_).close();
         stdfs::resize_file(disk_, 32 << 20);
@@ -43,7 +41,6 @@ class VerityTest : public ::testing::Test {
     }
     void TearDown() override {
         unmount();
-        stdfs::remove_all(here_);
         stdfs::remove(disk_);
     }
     void mount() { mounted_ = run("mount -o loop " + disk_ + " " + here_.string()); }
@@ -80,7 +77,8 @@ class VerityTest : public ::testing::Test {
         ASSERT_TRUE(mounted_);
     }
 
-    stdfs::path here_;
+    const ScratchDirectory scratch_{"verity"};
+    const stdfs::path& here_ = scratch_.path();
     std::string disk_;
     bool mounted_ = false;
 };

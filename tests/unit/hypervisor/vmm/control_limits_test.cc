@@ -8,6 +8,7 @@
 #include "hypervisor/base/quota_limits.h"
 #include "hypervisor/sandbox/vmm_client.h"
 #include "hypervisor/vmm/control_server.h"
+#include "tests/unit/support/scratch_directory.h"
 
 namespace spore {
 namespace {
@@ -37,9 +38,6 @@ class ControlLimitsTest : public testing::Test {
         if (!made)
             GTEST_SKIP() << made.error().message;
         loop = std::move(*made);
-        char pattern[] = "/tmp/spore-control-XXXXXX";
-        ASSERT_NE(::mkdtemp(pattern), nullptr);
-        directory = pattern;
         auto socket = bind_control_socket(directory + "/control");
         ASSERT_TRUE(socket.has_value()) << socket.error().message;
         auto listening =
@@ -51,8 +49,6 @@ class ControlLimitsTest : public testing::Test {
         if (loop)
             loop->drain();
         server.reset();
-        if (!directory.empty())
-            ::rmdir(directory.c_str());
     }
     Status set(const VmmLimits& limits) {
         Status answer = fail(Code::internal, "none");
@@ -71,7 +67,8 @@ class ControlLimitsTest : public testing::Test {
     }
 
     std::unique_ptr<EventLoop> loop;
-    std::string directory;
+    const ScratchDirectory scratch{"control"};
+    const std::string directory = scratch.path();
     Notes notes;
     std::unique_ptr<ControlServer> server;
 };
