@@ -142,6 +142,27 @@ TEST_F(VcpuThreadTest, ParksAtOnceIfItIsParked) {
     EXPECT_EQ(handler.accesses, 0u) << "it ran before it was told to";
 }
 
+TEST_F(VcpuThreadTest, StaysParkedIfItIsParkedWhileItDoesItsFirst) {
+    TestGuest guest;
+    guest.start(count_guest(), Privilege::ring3);
+    CountingHandler handler;
+    std::binary_semaphore attached(0), parked(0);
+    VcpuThread thread(handler, fail_on_end, [&](VcpuThread& self) {
+        self.attach(guest.vcpu());
+        attached.release();
+        EXPECT_TRUE(parked.try_acquire_for(kGenerous));
+        return true;
+    });
+    ASSERT_TRUE(attached.try_acquire_for(kGenerous));
+    thread.run();  // as Machine::began() does
+    park(thread);
+    parked.release();
+    std::this_thread::sleep_for(50ms);  // would be in the guest by then
+    EXPECT_EQ(thread.first_entry_ns(), 0u) << "it runs, though it was parked";
+    thread.run();
+    wait_for(handler.accesses, 1);
+}
+
 TEST_F(VcpuThreadTest, LosesAndRepeatsNoPortAccessOverManyParks) {
     TestGuest guest;
     CountingHandler handler;
