@@ -13,8 +13,6 @@ namespace spore {
 
 namespace {
 
-constexpr const char* kControllers = "/sys/fs/cgroup/cgroup.subtree_control";
-
 std::string setting(const char* name) {
     return std::string(kCommandCgroup) + "/" + name;
 }
@@ -37,7 +35,7 @@ void read_open_files(GuestUsage& usage) {
 }  // namespace
 
 Status GuestSystem::count_memory() {
-    auto counted = write_setting(kControllers, "+memory");
+    auto counted = write_setting(kCgroupControllers, "+memory");
     if (!counted)
         return fail(Code::host_unsupported, "memory limit: this guest's kernel cannot count it: " +
                                                 counted.error().message);

@@ -79,6 +79,11 @@ Status GuestSystem::open() {
     // Turned on later it would hold a clone's identity up for some RCU grace periods. A kernel that
     // cannot is told to who wants a limit.
     (void)count_memory();
+    // All commands together weigh as much as one thread of the kernel's: those that carry the
+    // agent's connections (vsock has no thread of its own to put first) would have a two-hundredth
+    // of the processor beside two hundred commands, and nobody would hear of the agent for minutes.
+    // A kernel that cannot has them as equals.
+    (void)write_setting(kCgroupControllers, "+cpu");
     return reserve_processes();
 }
 
@@ -86,7 +91,7 @@ Status GuestSystem::open() {
 // command's start then fails with EAGAIN, which is told as what it is.
 Status GuestSystem::reserve_processes() {
     constexpr long kReserved = 64;
-    TRY(write_setting("/sys/fs/cgroup/cgroup.subtree_control", "+pids"));
+    TRY(write_setting(kCgroupControllers, "+pids"));
     const auto number = [](const char* path) {
         return std::strtol(read_file(path).value_or(std::string()).c_str(), nullptr, 10);
     };

@@ -39,6 +39,8 @@ struct NetworkSettings {
 
 // The control group that commands run in, in a guest.
 inline constexpr const char* kCommandCgroup = "/sys/fs/cgroup/commands";
+// What of it, and of its siblings, is counted and bounded.
+inline constexpr const char* kCgroupControllers = "/sys/fs/cgroup/cgroup.subtree_control";
 
 // Everything that the agent does to the machine it is on, apart from running commands. The guest's
 // is GuestSystem; an agent that is not PID 1 of a guest has DetachedSystem, which refuses.

@@ -1,6 +1,7 @@
 """Limits of a sandbox: set when it is created, changed while it runs, felt inside as what they are."""
 
 import os
+import subprocess
 import time
 
 from cgroup_tests import cgroup_of, mount, text_of
@@ -274,9 +275,37 @@ def refused(host):
         check_equal(host.json('stats', 'held')['limits'], before, 'limits after a refusal')
 
 
+SPINNERS, SLOWER_MOST = 150, 10
+SPIN = f'i=0; while [ $i -lt {SPINNERS} ]; do (while :; do :; done) & i=$((i+1)); done; wait'
+
+
+def busy(host):
+    """All commands together weigh as one thread of the guest's kernel does, and those carry the agent's connections."""
+    def ask():
+        begun = time.monotonic()
+        host.run('file', 'list', 'held', '/etc')
+        return time.monotonic() - begun
+
+    with Pool(host, ready=1) as pool:
+        pool.create('held')
+        quiet = sorted(ask() for _ in range(5))[2]
+        host.run('process', 'start', '--name', 'spin', 'held', '--', 'sh', '-c', SPIN)
+        wait_until(lambda: (host.json('stats', 'held')['guest'] or {'pids': 0})['pids'] > SPINNERS, 'all spinners', 600)
+        reader = host.start('exec', 'held', '--', 'yes', stdout=subprocess.DEVNULL)
+        try:
+            asked = [ask() for _ in range(10)]
+        finally:
+            reader.kill()
+            reader.wait()
+        print(f'     {quiet:.2f} s; beside {SPINNERS} that spin: ' + ', '.join(f'{each:.2f}' for each in asked), flush=True)
+        check(sorted(asked)[5] < SLOWER_MOST * quiet, f'{quiet:.2f} s became {asked}')
+    no_pool_left(host)
+
+
 TESTS = [
     ('quota-all', one_with_all),
     ('quota-caps', caps),
     ('quota-disk', disks),
     ('quota-share', shares),
+    ('busy-guest', busy),
 ]
