@@ -13,11 +13,6 @@ namespace spore {
 
 namespace {
 
-bool is_folder(const std::string& path) {
-    struct stat about = {};
-    return ::stat(path.c_str(), &about) == 0 && S_ISDIR(about.st_mode);
-}
-
 std::string reason(int error) {
     return std::strerror(error);
 }

@@ -14,7 +14,7 @@ namespace spore {
 namespace {
 
 // Groups within groups, of a container engine in the guest: deeper ones are left to cgroup.kill.
-constexpr int kDepthMax = 16;
+constexpr int kGroupDepthMax = 16;
 // Until a round finds nobody new. With the group frozen two are enough; a kernel that does not
 // freeze, and a fork bomb in it, must not keep the agent here for ever.
 constexpr int kRoundsMax = 64;
@@ -58,7 +58,7 @@ bool signal_new(int directory, int signal, std::set<pid_t>& told, int depth) {
             found = true;
         }
     }
-    if (depth == kDepthMax)
+    if (depth == kGroupDepthMax)
         return found;
     for_each_below(directory, [&](const char* name) {
         UniqueFd below(::openat(directory, name, O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -71,7 +71,7 @@ bool signal_new(int directory, int signal, std::set<pid_t>& told, int depth) {
 bool remove_tree(int parent, const char* name, int depth) {
     if (::unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
         return true;
-    if (errno != EBUSY || depth == kDepthMax)
+    if (errno != EBUSY || depth == kGroupDepthMax)
         return false;
     UniqueFd directory(::openat(parent, name, O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!directory)

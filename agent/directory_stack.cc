@@ -17,7 +17,7 @@ namespace {
 // More descriptors than most trees are deep, and few enough for every stream there may be.
 constexpr size_t kOpenLevels = 16;
 // Names are kept for each: 1 MiB at worst.
-constexpr size_t kDepthMax = 4096;
+constexpr size_t kLevelsMax = 4096;
 
 constexpr int kOpenDirectory = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
 
@@ -72,9 +72,9 @@ Status DirectoryStack::descend(const char* name, int64_t position) {
 }
 
 Status DirectoryStack::push(UniqueFd fd, const char* name) {
-    if (levels_.size() >= kDepthMax) {
+    if (levels_.size() >= kLevelsMax) {
         return fail(Code::resource_exhausted,
-                    "directories: more than " + std::to_string(kDepthMax) + " within another");
+                    "directories: more than " + std::to_string(kLevelsMax) + " within another");
     }
     struct stat about = {};
     if (::fstat(fd.get(), &about) != 0)

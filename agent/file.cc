@@ -33,4 +33,9 @@ Status put_file(const std::string& path, std::string_view content) {
     return {};
 }
 
+bool is_folder(const std::string& path) {
+    struct stat about = {};
+    return ::stat(path.c_str(), &about) == 0 && S_ISDIR(about.st_mode);
+}
+
 }  // namespace spore

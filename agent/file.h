@@ -17,4 +17,7 @@ Status put_file(const std::string& path, std::string_view content);
 // one. Cheap if the file's page is cached and it does not shrink: nothing is allocated or renamed.
 Status overwrite_file(const std::string& path, std::string_view content);
 
+// Whether `path` is a directory, or a link to one.
+bool is_folder(const std::string& path);
+
 }  // namespace spore

@@ -34,6 +34,9 @@ struct Place {
 // links), not_found.
 Result<Place> find_place(const std::string& path, bool follow);
 
+// A file's permissions, with set-user-ID, set-group-ID and sticky bits.
+inline constexpr uint32_t kModeMax = 07777;
+
 // Who is to own what is new.
 struct Owner {
     uid_t uid;

@@ -12,8 +12,6 @@ namespace spore {
 
 namespace {
 
-constexpr uint32_t kModeMax = 07777;
-
 Status check_mode(uint32_t mode) {
     if (mode <= kModeMax)
         return {};

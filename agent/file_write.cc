@@ -13,7 +13,6 @@ namespace spore {
 
 namespace {
 
-constexpr uint32_t kModeMax = 07777;
 constexpr uint32_t kModeUsual = 0644;
 
 }  // namespace

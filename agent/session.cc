@@ -8,6 +8,7 @@
 #include <climits>
 #include <csignal>
 
+#include "agent/file.h"
 #include "agent/server.h"
 #include "agent/session_line.h"
 #include "hypervisor/base/agent_limits.h"
@@ -36,11 +37,6 @@ std::vector<uint8_t> start_request(const wire::SessionCreate& request, const std
     const auto user = buffer.CreateString(std::string(view(request.user())));
     buffer.Finish(wire::CreateExec(buffer, argv, env_words, unset_words, false, cwd, user));
     return {buffer.GetBufferPointer(), buffer.GetBufferPointer() + buffer.GetSize()};
-}
-
-bool is_folder(const std::string& path) {
-    struct stat about = {};
-    return ::stat(path.c_str(), &about) == 0 && S_ISDIR(about.st_mode);
 }
 
 }  // namespace

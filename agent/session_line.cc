@@ -15,7 +15,7 @@ namespace spore {
 namespace {
 
 // For a shell: between quotes nothing means anything but the quote.
-std::string quoted(std::string_view text) {
+std::string shell_quoted(std::string_view text) {
     std::string result = "'";
     for (const char c : text) {
         if (c == '\'')
@@ -142,16 +142,17 @@ Status SessionLine::read(const wire::Exec& request) {
 std::string SessionLine::script(const std::string& back) const {
     std::string text = "unset -f command\n{ \\command printf 's\\n' >&7; { ";
     if (has_own_cwd())
-        text += "\\command cd -- " + quoted(cwd_) + " && ";
+        text += "\\command cd -- " + shell_quoted(cwd_) + " && ";
     for (const std::string& assignment : environment_) {
         const size_t equals = assignment.find('=');
-        text += assignment.substr(0, equals + 1) + quoted(assignment.substr(equals + 1)) + " ";
+        text +=
+            assignment.substr(0, equals + 1) + shell_quoted(assignment.substr(equals + 1)) + " ";
     }
-    text += "\\command eval " + quoted(line_) + "\n} 7>&-; } <";
-    text += with_stdin_ ? quoted(files_.in) : "/dev/null";
-    text += " >" + quoted(files_.out) + " 2>" + quoted(files_.err) + "\n_spore_end $?";
+    text += "\\command eval " + shell_quoted(line_) + "\n} 7>&-; } <";
+    text += with_stdin_ ? shell_quoted(files_.in) : "/dev/null";
+    text += " >" + shell_quoted(files_.out) + " 2>" + shell_quoted(files_.err) + "\n_spore_end $?";
     if (has_own_cwd())
-        text += " " + quoted(back);
+        text += " " + shell_quoted(back);
     return text + "\n";
 }
 

@@ -19,7 +19,7 @@ namespace {
 
 // The child runs on a stack of its own in the agent's memory, so it may only make system calls and
 // must allocate nothing. All it needs is prepared here.
-struct Child {
+struct Execution {
     std::vector<std::string> candidates;  // paths to try in this order
     std::vector<char*> argv;
     std::vector<char*> environment;
@@ -136,7 +136,7 @@ bool become(const User& user) {
 
 // Returns errno: as a shell does, a program that is found but may not be executed counts only if no
 // later folder has one that can be.
-int execute(const Child& child) {
+int execute(const Execution& child) {
     int error = ENOENT;
     for (const std::string& candidate : child.candidates) {
         ::execve(candidate.c_str(), child.argv.data(), child.environment.data());
@@ -151,7 +151,7 @@ int execute(const Child& child) {
 }
 
 int run_child(void* argument) {
-    Child& child = *static_cast<Child*>(argument);
+    Execution& child = *static_cast<Execution*>(argument);
     const SpawnPlan& plan = *child.plan;
     using Step = SpawnFailure::Step;
     const auto stop = [&child](Step step) { child.failure = {step, errno}; };
@@ -193,10 +193,10 @@ Status raise_priority() {
 
 std::expected<pid_t, SpawnFailure> spawn(const SpawnPlan& plan) {
     alignas(16) static std::array<std::byte, kChildStackBytes> stack;
-    Child child = {.candidates = candidates_for(plan.argv[0], plan.search_path),
-                   .argv = pointers_to(plan.argv),
-                   .environment = pointers_to(plan.environment),
-                   .plan = &plan};
+    Execution child = {.candidates = candidates_for(plan.argv[0], plan.search_path),
+                       .argv = pointers_to(plan.argv),
+                       .environment = pointers_to(plan.environment),
+                       .plan = &plan};
     // No handler of the agent's may run in the child, which has its memory.
     sigset_t all, before;
     sigfillset(&all);

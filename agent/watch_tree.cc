@@ -6,7 +6,7 @@ namespace spore {
 namespace {
 
 // A path of kPathBytesMax has no more names. What has been missed may leave a circle behind.
-constexpr int kDepthMax = limits::kPathBytesMax / 2 + 1;
+constexpr int kWatchDepthMax = limits::kPathBytesMax / 2 + 1;
 
 }  // namespace
 
@@ -16,7 +16,7 @@ void WatchTree::set(int watch, int parent, std::string name) {
 
 std::optional<std::string> WatchTree::path(int watch, std::string_view name) const {
     std::string path(name);
-    for (int depth = 0; depth < kDepthMax; ++depth) {
+    for (int depth = 0; depth < kWatchDepthMax; ++depth) {
         const auto found = nodes_.find(watch);
         if (found == nodes_.end())
             return std::nullopt;
@@ -32,7 +32,7 @@ std::optional<std::string> WatchTree::path(int watch, std::string_view name) con
 }
 
 bool WatchTree::within(int watch, int above) const {
-    for (int depth = 0; depth < kDepthMax && watch != above; ++depth) {
+    for (int depth = 0; depth < kWatchDepthMax && watch != above; ++depth) {
         const auto found = nodes_.find(watch);
         if (found == nodes_.end())
             return false;

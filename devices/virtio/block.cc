@@ -12,10 +12,6 @@ namespace spore {
 namespace {
 
 constexpr size_t kIdBytes = VIRTIO_BLK_ID_BYTES;
-constexpr uint64_t bit(unsigned feature) {
-    return uint64_t{1} << feature;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<VirtioBlock>> VirtioBlock::create(const GuestMemory& memory, EventLoop& loop,
@@ -51,15 +47,15 @@ VirtioBlock::~VirtioBlock() {
 }
 
 uint64_t VirtioBlock::device_features() const {
-    uint64_t features = bit(VIRTIO_BLK_F_SIZE_MAX) | bit(VIRTIO_BLK_F_SEG_MAX) |
-                        bit(VIRTIO_BLK_F_BLK_SIZE) | bit(VIRTIO_BLK_F_TOPOLOGY) |
-                        bit(VIRTIO_BLK_F_FLUSH);
+    uint64_t features = feature_bit(VIRTIO_BLK_F_SIZE_MAX) | feature_bit(VIRTIO_BLK_F_SEG_MAX) |
+                        feature_bit(VIRTIO_BLK_F_BLK_SIZE) | feature_bit(VIRTIO_BLK_F_TOPOLOGY) |
+                        feature_bit(VIRTIO_BLK_F_FLUSH);
     if (disk_->read_only())
-        features |= bit(VIRTIO_BLK_F_RO);
+        features |= feature_bit(VIRTIO_BLK_F_RO);
     else
-        features |= bit(VIRTIO_BLK_F_DISCARD) | bit(VIRTIO_BLK_F_WRITE_ZEROES);
+        features |= feature_bit(VIRTIO_BLK_F_DISCARD) | feature_bit(VIRTIO_BLK_F_WRITE_ZEROES);
     if (options_.queues > 1)
-        features |= bit(VIRTIO_BLK_F_MQ);
+        features |= feature_bit(VIRTIO_BLK_F_MQ);
     return features;
 }
 

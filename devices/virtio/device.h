@@ -17,6 +17,10 @@
 
 namespace spore {
 
+constexpr uint64_t feature_bit(unsigned feature) {
+    return uint64_t{1} << feature;
+}
+
 // How a device reaches its driver; the transport implements it. Loop thread only.
 class InterruptLine {
   public:

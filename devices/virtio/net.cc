@@ -11,11 +11,7 @@ namespace spore {
 
 namespace {
 
-constexpr uint16_t kQueueSizes[] = {limits::kQueueSizeMax, limits::kQueueSizeMax};
-
-constexpr uint64_t bit(unsigned feature) {
-    return uint64_t{1} << feature;
-}
+constexpr uint16_t kNetQueueSizes[] = {limits::kQueueSizeMax, limits::kQueueSizeMax};
 
 Result<std::unique_ptr<NetBackend>> open_backend(NetConfig& config, EventLoop& loop) {
     int given = !config.tap.empty() + bool(config.tap_fd) + !config.socket_path.empty() +
@@ -83,7 +79,7 @@ Result<std::unique_ptr<VirtioNet>> VirtioNet::create(NetConfig config, const Gue
 
 VirtioNet::VirtioNet(NetConfig config, std::unique_ptr<NetBackend> backend,
                      const GuestMemory& memory, EventLoop& loop)
-    : VirtioDevice(VIRTIO_ID_NET, memory, loop, kQueueSizes),
+    : VirtioDevice(VIRTIO_ID_NET, memory, loop, kNetQueueSizes),
       name_(std::move(config.name)),
       mac_(config.mac),
       offloads_(config.offloads && backend->has_offloads()),
@@ -94,10 +90,12 @@ VirtioNet::VirtioNet(NetConfig config, std::unique_ptr<NetBackend> backend,
 VirtioNet::~VirtioNet() = default;
 
 uint64_t VirtioNet::device_features() const {
-    uint64_t features = bit(kNetMac) | bit(kNetStatus) | bit(kNetMergeableBuffers);
+    uint64_t features =
+        feature_bit(kNetMac) | feature_bit(kNetStatus) | feature_bit(kNetMergeableBuffers);
     if (offloads_)
-        features |= bit(kNetCsum) | bit(kNetGuestCsum) | bit(kNetGuestTso4) | bit(kNetGuestTso6) |
-                    bit(kNetHostTso4) | bit(kNetHostTso6);
+        features |= feature_bit(kNetCsum) | feature_bit(kNetGuestCsum) |
+                    feature_bit(kNetGuestTso4) | feature_bit(kNetGuestTso6) |
+                    feature_bit(kNetHostTso4) | feature_bit(kNetHostTso6);
     return features;
 }
 

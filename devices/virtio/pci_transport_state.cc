@@ -17,7 +17,7 @@ constexpr uint8_t kStatusBits = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DR
                                 VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_FAILED;
 constexpr uint8_t kIsrBits = 3;
 
-std::unexpected<Error> corrupt(const std::string& field, uint64_t value) {
+std::unexpected<Error> corrupt_transport(const std::string& field, uint64_t value) {
     return fail(Code::corrupt, field + ": invalid value " + std::to_string(value));
 }
 
@@ -66,29 +66,29 @@ Status VirtioPciTransport::check(const VirtioPciState& state) const {
     if ((state.device_status & ~kStatusBits) != 0 ||
         (has(VIRTIO_CONFIG_S_DRIVER_OK) && !has(VIRTIO_CONFIG_S_FEATURES_OK)) ||
         (has(VIRTIO_CONFIG_S_NEEDS_RESET) && !has(VIRTIO_CONFIG_S_DRIVER_OK)))
-        return corrupt("device_status", state.device_status);
+        return corrupt_transport("device_status", state.device_status);
     if ((state.isr & ~kIsrBits) != 0)
-        return corrupt("isr", state.isr);
+        return corrupt_transport("isr", state.isr);
     if (state.config_vector != valid_vector(state.config_vector))
-        return corrupt("config_vector", state.config_vector);
+        return corrupt_transport("config_vector", state.config_vector);
     return check_queues(state);
 }
 
 Status VirtioPciTransport::check_queues(const VirtioPciState& state) const {
     if (state.queues.size() != queues_.size())
-        return corrupt("count of queues", state.queues.size());
+        return corrupt_transport("count of queues", state.queues.size());
     if (state.queue_vectors.size() != queues_.size())
-        return corrupt("count of queue vectors", state.queue_vectors.size());
+        return corrupt_transport("count of queue vectors", state.queue_vectors.size());
     bool started = (state.device_status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
     for (size_t index = 0; index < queues_.size(); index++) {
         const QueueState& queue = state.queues[index];
         std::string name = "queue " + std::to_string(index);
         if (state.queue_vectors[index] != valid_vector(state.queue_vectors[index]))
-            return corrupt(name + " vector", state.queue_vectors[index]);
+            return corrupt_transport(name + " vector", state.queue_vectors[index]);
         // Rings move only under a device that was started with them.
         if (!(started && queue.ready) &&
             (queue.next_available | queue.next_used | queue.signalled_used) != 0)
-            return corrupt(name + " index while not running", queue.next_available);
+            return corrupt_transport(name + " index while not running", queue.next_available);
     }
     return {};
 }
@@ -110,7 +110,7 @@ Status VirtioPciTransport::restore_device(const VirtioPciState& state) {
     if (!has_status(VIRTIO_CONFIG_S_DRIVER_OK) || has_status(VIRTIO_CONFIG_S_NEEDS_RESET)) {
         // Not started yet, or failed: the device does nothing before the driver's next word.
         if (!device_.set_features(driver_features_))
-            return corrupt("driver_features", driver_features_);
+            return corrupt_transport("driver_features", driver_features_);
         return {};
     }
     std::vector<QueueState> queues = state.queues;

@@ -19,7 +19,7 @@ void store(std::span<std::byte> bytes, size_t offset, T value, int order = __ATO
     __atomic_store(reinterpret_cast<T*>(bytes.data() + offset), &value, order);
 }
 
-std::unexpected<Error> corrupt(const char* what, unsigned value, unsigned bound) {
+std::unexpected<Error> corrupt_queue(const char* what, unsigned value, unsigned bound) {
     char text[96];
     std::snprintf(text, sizeof(text), "virtqueue: %s %u, at most %u", what, value, bound);
     return fail(Code::corrupt, text);
@@ -29,10 +29,10 @@ std::unexpected<Error> corrupt(const char* what, unsigned value, unsigned bound)
 
 Status Queue::configure(const QueueState& state, bool event_index) {
     if (state.size == 0 || state.size > size_max_ || (state.size & (state.size - 1)) != 0)
-        return corrupt("size (a power of 2 is due)", state.size, size_max_);
+        return corrupt_queue("size (a power of 2 is due)", state.size, size_max_);
     if (auto held = static_cast<uint16_t>(state.next_available - state.next_used);
         held > state.size)
-        return corrupt("avail index ahead of the used index by", held, state.size);
+        return corrupt_queue("avail index ahead of the used index by", held, state.size);
     if (state.ready)
         TRY(resolve(state));
     state_ = state;
@@ -79,7 +79,7 @@ Result<std::optional<DescriptorChain>> Queue::pop() {
     unsigned held = static_cast<uint16_t>(state_.next_available - state_.next_used);
     if (waiting + held > state_.size) {
         broken_ = true;
-        return corrupt("avail index ahead by", waiting + held, state_.size);
+        return corrupt_queue("avail index ahead by", waiting + held, state_.size);
     }
     size_t slot = state_.next_available & (state_.size - 1);
     auto head = load<uint16_t>(available_, kRingEntries + 2 * slot);
@@ -110,10 +110,11 @@ Result<DescriptorChain> Queue::read_chain(uint16_t head) {
         // A chain that loops is longer than the queue: the count ends it (§2.7.5.3.1). The
         // descriptor of an indirect table is none of the chain's: Linux fills the table up.
         if (count >= limits::kChainDescriptorsMax)
-            return corrupt("descriptors of one chain", count + 1, limits::kChainDescriptorsMax);
+            return corrupt_queue("descriptors of one chain", count + 1,
+                                 limits::kChainDescriptorsMax);
         if (index >= table_size)
-            return corrupt("descriptor index", static_cast<unsigned>(index),
-                           static_cast<unsigned>(table_size - 1));
+            return corrupt_queue("descriptor index", static_cast<unsigned>(index),
+                                 static_cast<unsigned>(table_size - 1));
         VirtqDescriptor descriptor;
         std::memcpy(&descriptor, table.data() + 16 * index, sizeof(descriptor));
         if (descriptor.flags & kDescriptorIndirect) {
@@ -121,8 +122,8 @@ Result<DescriptorChain> Queue::read_chain(uint16_t head) {
             if (indirect || (descriptor.flags & kDescriptorNext))
                 return fail(Code::corrupt, "virtqueue: indirect descriptor chained or nested");
             if (descriptor.length == 0 || descriptor.length % 16 != 0)
-                return corrupt("indirect table bytes (not a multiple of 16)", descriptor.length,
-                               16u * limits::kChainDescriptorsMax);
+                return corrupt_queue("indirect table bytes (not a multiple of 16)",
+                                     descriptor.length, 16u * limits::kChainDescriptorsMax);
             table = TRY(memory_->range(GuestAddress(descriptor.address), descriptor.length));
             table_size = descriptor.length / 16;
             index = 0;
@@ -149,8 +150,8 @@ Status Queue::append(DescriptorChain& chain, const VirtqDescriptor& descriptor,
     if (!bytes)
         return std::unexpected(Error{Code::corrupt, std::move(bytes).error().message});
     if (chain.readable_bytes_ + chain.writable_bytes_ + bytes->size() > limits::kChainBytesMax)
-        return corrupt("bytes of one chain, last descriptor's", descriptor.length,
-                       limits::kChainBytesMax);
+        return corrupt_queue("bytes of one chain, last descriptor's", descriptor.length,
+                             limits::kChainBytesMax);
     if (bytes->empty())
         return {};
     auto& buffers = writable ? chain.writable_ : chain.readable_;

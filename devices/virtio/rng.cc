@@ -9,11 +9,11 @@ namespace spore {
 
 namespace {
 // Few: a request for entropy is alone as a rule, and a batch is then at most 512 KiB.
-constexpr uint16_t kQueueSizes[] = {8};
+constexpr uint16_t kRngQueueSizes[] = {8};
 }  // namespace
 
 VirtioRng::VirtioRng(const GuestMemory& memory, EventLoop& loop)
-    : VirtioDevice(VIRTIO_ID_RNG, memory, loop, kQueueSizes), again_([this](int32_t) {
+    : VirtioDevice(VIRTIO_ID_RNG, memory, loop, kRngQueueSizes), again_([this](int32_t) {
           end_request();
           kick();
       }) {}

@@ -9,7 +9,7 @@
 namespace spore {
 
 namespace {
-constexpr uint16_t kQueueSizes[] = {limits::kQueueSizeMax, limits::kQueueSizeMax, 64};
+constexpr uint16_t kVsockQueueSizes[] = {limits::kQueueSizeMax, limits::kQueueSizeMax, 64};
 constexpr unsigned kFeatureStream = 0;  // virtio 1.2 §5.10.3: VIRTIO_VSOCK_F_STREAM
 
 Status check_cid(ContextId cid) {
@@ -39,7 +39,7 @@ Result<std::unique_ptr<VsockDevice>> VsockDevice::create(const VsockConfig& conf
 
 VsockDevice::VsockDevice(const VsockConfig& config, VsockListener listener,
                          const GuestMemory& memory, EventLoop& loop)
-    : VirtioDevice(VIRTIO_ID_VSOCK, memory, loop, kQueueSizes),
+    : VirtioDevice(VIRTIO_ID_VSOCK, memory, loop, kVsockQueueSizes),
       guest_cid_(config.guest_cid),
       config_(config),
       listener_(std::move(listener)),

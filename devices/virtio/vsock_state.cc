@@ -17,7 +17,7 @@ std::string text(VsockPorts ports) {
            std::to_string(ports.guest);
 }
 
-std::unexpected<Error> corrupt(const std::string& what, uint64_t value) {
+std::unexpected<Error> corrupt_vsock(const std::string& what, uint64_t value) {
     return fail(Code::corrupt,
                 "vsock state: " + what + " " + std::to_string(value) + " is out of range");
 }
@@ -31,17 +31,17 @@ bool is_host_port(uint32_t port) {
 Status check(const VsockCarriedState& carried) {
     const VsockCredit& credit = carried.credit;
     if (!is_host_port(carried.ports.host))
-        return corrupt("carried connection's host port", carried.ports.host);
+        return corrupt_vsock("carried connection's host port", carried.ports.host);
     if (carried.ports.guest == kAnyPort)
-        return corrupt("carried connection's guest port", carried.ports.guest);
+        return corrupt_vsock("carried connection's guest port", carried.ports.guest);
     if (!credit.announced)
         return fail(Code::corrupt, "vsock state: the carried connection was never announced");
     if (credit.received != credit.forwarded)
-        return corrupt("carried connection's count of bytes not forwarded",
-                       credit.received - credit.forwarded);
+        return corrupt_vsock("carried connection's count of bytes not forwarded",
+                             credit.received - credit.forwarded);
     if (credit.forwarded - credit.published > limits::kVsockBufferBytes)
-        return corrupt("carried connection's count of bytes not published",
-                       credit.forwarded - credit.published);
+        return corrupt_vsock("carried connection's count of bytes not published",
+                             credit.forwarded - credit.published);
     return {};
 }
 
@@ -93,19 +93,19 @@ Result<VsockState> VsockDevice::save(std::optional<VsockPorts> carry) const {
 Status VsockDevice::restore(const VsockState& state) {
     assert(connections_.empty() && resets_.empty());
     if (!is_guest(state.guest_cid))
-        return corrupt("guest CID", static_cast<uint64_t>(state.guest_cid));
+        return corrupt_vsock("guest CID", static_cast<uint64_t>(state.guest_cid));
     if (!is_host_port(state.next_host_port))
-        return corrupt("next host port", state.next_host_port);
+        return corrupt_vsock("next host port", state.next_host_port);
     if (state.carried)
         TRY(check(*state.carried));
     if (state.ended.size() > limits::kVsockEndedMax)
-        return corrupt("number of ended connections", state.ended.size());
+        return corrupt_vsock("number of ended connections", state.ended.size());
     for (size_t index = 0; index < state.ended.size(); index++) {
         VsockPorts ports = state.ended[index];
         if (index > 0 && ports.key() <= state.ended[index - 1].key())
-            return corrupt("order of ended connections, host port", ports.host);
+            return corrupt_vsock("order of ended connections, host port", ports.host);
         if (state.carried && ports == state.carried->ports)
-            return corrupt("ended connection that is carried, host port", ports.host);
+            return corrupt_vsock("ended connection that is carried, host port", ports.host);
     }
     guest_cid_ = state.guest_cid;
     next_host_port_ = state.next_host_port;

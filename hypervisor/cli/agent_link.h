@@ -14,6 +14,8 @@ namespace spore::cli {
 // Errors: not_found (sandbox), unavailable (its VM has ended), timeout.
 Result<std::shared_ptr<AgentConnection>> link_agent(const std::string& sandbox);
 
+// For what takes as long as it takes.
+inline constexpr auto kNever = AgentConnection::Deadline::max();
 // What is long enough for an answer that the agent gives at once.
 AgentConnection::Deadline answer_deadline();
 

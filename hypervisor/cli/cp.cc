@@ -13,8 +13,6 @@ namespace spore::cli {
 
 namespace {
 
-constexpr auto kNever = AgentFiles::Deadline::max();
-
 struct CopyWords {
     std::string from, to, user;
 };
@@ -32,7 +30,7 @@ Side parse_side(const std::string& word) {
     return {word.substr(0, colon), word.substr(colon + 1)};
 }
 
-nlohmann::json to_json(const CopyCounts& counts) {
+nlohmann::json counts_json(const CopyCounts& counts) {
     return {
         {"bytes", counts.bytes}, {"files", counts.files},     {"directories", counts.directories},
         {"links", counts.links}, {"skipped", counts.skipped}, {"separate", counts.separate}};
@@ -91,7 +89,7 @@ Status copy(Context& context, const CopyWords& words) {
                      counts.separate, why_separate.c_str());
     }
     if (context.globals.json && !(stream && to.id.empty()))
-        print_json(to_json(counts));
+        print_json(counts_json(counts));
     return {};
 }
 

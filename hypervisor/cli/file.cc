@@ -15,7 +15,6 @@ namespace spore::cli {
 
 namespace {
 
-constexpr auto kNever = AgentFiles::Deadline::max();
 constexpr size_t kJsonBytesMax = 16 * limits::kMiB;  // of a file in one JSON document
 
 struct FileOptions {

@@ -8,13 +8,13 @@ namespace spore::cli {
 
 namespace {
 
-struct StartOptions {
+struct PoolSizes {
     PoolSpec spec;
     std::string limit = "120s";
     int ready_fd = -1;  // of a keeper
 };
 
-Status start(Context& context, const StartOptions& options) {
+Status start(Context& context, const PoolSizes& options) {
     auto home = TRY(Home::open());
     TRY(start_pool(home, options.spec, TRY(parse_duration("timeout", options.limit))));
     if (context.globals.json)
@@ -52,7 +52,7 @@ Status list(Context& context) {
     return {};
 }
 
-void add_sizes(CLI::App* command, StartOptions& options) {
+void add_sizes(CLI::App* command, PoolSizes& options) {
     command->add_option("template", options.spec.template_name, "the template to clone")
         ->required();
     command->add_option("--parked", options.spec.parked,
@@ -67,7 +67,7 @@ void add_pool(CLI::App& app, Context& context) {
     CLI::App* pool = app.add_subcommand("pool", "clones made ahead of demand: what create takes");
     pool->require_subcommand(1);
 
-    auto options = std::make_shared<StartOptions>();
+    auto options = std::make_shared<PoolSizes>();
     CLI::App* start_command =
         pool->add_subcommand("start", "keep clones of a template waiting, or change how many");
     add_sizes(start_command, *options);
@@ -84,7 +84,7 @@ void add_pool(CLI::App& app, Context& context) {
     CLI::App* list_command = pool->add_subcommand("list", "all pools, and how many wait");
     on_chosen(list_command, context, [&context] { return list(context); });
 
-    auto keeping = std::make_shared<StartOptions>();
+    auto keeping = std::make_shared<PoolSizes>();
     CLI::App* keep = pool->add_subcommand("keep", "be a pool's keeper, in the foreground");
     keep->group("");  // what start starts
     add_sizes(keep, *keeping);

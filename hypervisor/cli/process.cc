@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-struct StartOptions {
+struct ProcessOptions {
     ProcessSpec spec;
     EnvironmentOptions environment;
 };
@@ -43,7 +43,7 @@ json to_json(const ProcessStatus& process) {
     return document;
 }
 
-Status start(Context& context, const std::string& sandbox, StartOptions options) {
+Status start(Context& context, const std::string& sandbox, ProcessOptions options) {
     options.spec.command.environment = TRY(variables_of(options.environment));
     auto agent = TRY(link_agent(sandbox));
     const auto started = TRY(AgentProcesses(*agent).start(options.spec, answer_deadline()));
@@ -151,7 +151,7 @@ Status feed(const ProcessWords& words, bool keep) {
 
 void add_start(CLI::App& group, Context& context) {
     auto sandbox = std::make_shared<std::string>();
-    auto options = std::make_shared<StartOptions>();
+    auto options = std::make_shared<ProcessOptions>();
     ExecRequest& request = options->spec.command;
     CLI::App* command = group.add_subcommand("start",
                                              "start a program that goes on without us; prints its "

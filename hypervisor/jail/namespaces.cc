@@ -170,7 +170,7 @@ long clone_program(uint64_t flags, int cgroup, bool detached, Handover& plan, Un
 
 // With as much of what the plan wants as the host allows.
 long clone_as_allowed(const ProcessPlan& plan, int cgroup, Handover& handover,
-                      StartedProcess& started) {
+                      IsolatedProcess& started) {
     started.own_pids = plan.own_pids;
     started.why_shared.clear();
     long pid = clone_program(plan.own_pids ? CLONE_NEWPID : 0, cgroup, plan.detached, handover,
@@ -190,7 +190,7 @@ void* thread_id_address = nullptr;
 
 }  // namespace
 
-Result<StartedProcess> start_isolated(const ProcessPlan& plan) {
+Result<IsolatedProcess> start_isolated(const ProcessPlan& plan) {
     std::vector<char*> arguments;
     for (const std::string& word : plan.arguments)
         arguments.push_back(const_cast<char*>(word.c_str()));
@@ -211,7 +211,7 @@ Result<StartedProcess> start_isolated(const ProcessPlan& plan) {
     sigset_t all, before;
     sigfillset(&all);
     ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    StartedProcess started;
+    IsolatedProcess started;
     long pid = clone_as_allowed(plan, plan.cgroup, handover, started);
     if (plan.cgroup >= 0 && pid < 0) {
         started.why_no_cgroup = std::string("cgroup: ") + std::strerror(static_cast<int>(-pid));

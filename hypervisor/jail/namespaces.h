@@ -30,7 +30,7 @@ struct ProcessPlan {
     bool detached = false;
 };
 
-struct StartedProcess {
+struct IsolatedProcess {
     pid_t pid = -1;             // as the caller sees it
     UniqueFd handle;            // pidfd: signals, poll() for the end
     bool own_pids = false;      // it is PID 1 of a PID namespace of its own
@@ -45,7 +45,7 @@ struct StartedProcess {
 // `why_shared` or `why_no_cgroup` says so. Any thread; the caller waits until the child has
 // executed the program. Errors: those of clone, and of what stands before the program's first
 // instruction (execve, chdir).
-Result<StartedProcess> start_isolated(const ProcessPlan& plan);
+Result<IsolatedProcess> start_isolated(const ProcessPlan& plan);
 
 // Forks the calling process, which has one thread and is jailed, into new user, mount, PID, IPC and
 // UTS namespaces; the network namespace stays the parent's, which is an empty one. Returns the

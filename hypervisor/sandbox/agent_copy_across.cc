@@ -16,7 +16,7 @@ namespace spore {
 
 namespace {
 
-constexpr uint32_t kModeMax = 0777;  // who is somebody in one guest is nobody in another
+constexpr uint32_t kCopiedModeMax = 0777;  // who is somebody in one guest is nobody in another
 
 // One tree or file on its way from one guest to another: no file is on this host.
 class CopyAcross {
@@ -110,7 +110,7 @@ class CopyAcross {
 
     Status finish_directory_at(const std::string& target, const FileInfo& source) {
         return to_.set_attributes(
-            {.path = target, .mode = source.mode & kModeMax, .mtime_ns = source.mtime_ns},
+            {.path = target, .mode = source.mode & kCopiedModeMax, .mtime_ns = source.mtime_ns},
             options_.deadline);
     }
 
@@ -151,7 +151,7 @@ class CopyAcross {
             return size_t{0};
         };
         const auto written = to_.write({.path = target,
-                                        .mode = info.mode & kModeMax,
+                                        .mode = info.mode & kCopiedModeMax,
                                         .parents = parents,
                                         .user = options_.user,
                                         .mtime_ns = info.mtime_ns,

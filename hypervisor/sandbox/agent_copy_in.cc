@@ -18,7 +18,7 @@ namespace {
 
 // Files whose bytes are sent while others are only asked for, or not yet answered: a small file
 // then costs no round trip of its own.
-constexpr size_t kAhead = 8;
+constexpr size_t kFilesAhead = 8;
 
 int64_t time_of_file(const struct stat& about) {
     return int64_t{about.st_mtim.tv_sec} * 1'000'000'000 + about.st_mtim.tv_nsec;
@@ -179,7 +179,7 @@ class CopyIn {
         TRY(files_.make_way(spec, options_.deadline));
         TRY(next->upload.begin(spec));
         begun_.push_back(std::move(next));
-        return feed_all(kAhead);
+        return feed_all(kFilesAhead);
     }
 
     // Sends the bytes of all but the last `left` that were asked for.
@@ -194,7 +194,7 @@ class CopyIn {
             TRY(first->upload.feed(source, -1));
             first->file.reset();
             fed_.push_back(std::move(first));
-            TRY(finish_all(kAhead));
+            TRY(finish_all(kFilesAhead));
         }
         return {};
     }
@@ -227,7 +227,7 @@ class CopyIn {
             const auto path = bytes_of(buffer, each.path);
             TRY(stream.send(
                 wire::CreateSetAttributes(buffer, path, false, true, each.mode, 0, each.mtime_ns)));
-            TRY(answered(kAhead));
+            TRY(answered(kFilesAhead));
         }
         return answered(0);
     }

@@ -15,7 +15,7 @@ namespace spore {
 namespace {
 
 // Files that are asked for while one is received: a small file then costs no round trip of its own.
-constexpr size_t kAhead = 8;
+constexpr size_t kReadsAhead = 8;
 
 // A path that is to exist, split where its last name begins.
 struct HostPath {
@@ -154,7 +154,7 @@ class CopyOut {
             info.links < 2 ? nullptr : names_.find_or_add(info.device, info.inode, info.path);
         if (first == nullptr) {
             TRY(ask_for(prefix + info.path, std::move(place)));
-            return drain(kAhead);
+            return drain(kReadsAhead);
         }
         TRY(drain(0));  // it may be on its way
         const auto there = target.place(*first);
@@ -175,7 +175,7 @@ class CopyOut {
         while (!open_.empty() && !path.starts_with(open_.back().path + "/")) {
             items_.push_back(std::move(open_.back()));
             open_.pop_back();
-            TRY(drain(kAhead));
+            TRY(drain(kReadsAhead));
         }
         return {};
     }

@@ -7,7 +7,7 @@ namespace spore {
 
 namespace {
 
-constexpr const char* kGone = "agent: the connection has ended";
+constexpr const char* kHasEnded = "agent: the connection has ended";
 
 }  // namespace
 
@@ -124,7 +124,7 @@ Status AgentClient::Wire::write() {
         if (count < 0 && (errno == EAGAIN || errno == EPIPE || errno == ECONNRESET))
             return {};
         if (count < 0) {
-            close(kGone);
+            close(kHasEnded);
             return fail_errno("agent: send");
         }
         out_sent_ += static_cast<size_t>(count);
@@ -140,8 +140,8 @@ Status AgentClient::Wire::read() {
     if (count < 0 && (errno == EAGAIN || errno == EINTR))
         return {};
     if (count <= 0) {
-        close(kGone);
-        return fail(Code::unavailable, kGone);
+        close(kHasEnded);
+        return fail(Code::unavailable, kHasEnded);
     }
     reader_.received(static_cast<size_t>(count));
     return {};

@@ -28,7 +28,7 @@ const Language& entry_of(ContextLanguage language) {
     return *std::ranges::find(kLanguages, language, &Language::language);
 }
 
-Status check_name(const std::string& name) {
+Status check_context_name(const std::string& name) {
     const bool good =
         !name.empty() && name.size() <= kNameBytesMax && std::ranges::all_of(name, [](char c) {
             return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
@@ -97,7 +97,7 @@ Result<ContextLanguage> language_of(std::string_view name) {
 }
 
 Status CodeContexts::create(const ContextSpec& spec, Deadline deadline) {
-    TRY(check_name(spec.name));
+    TRY(check_context_name(spec.name));
     for (const ContextInfo& each : TRY(list(deadline))) {
         if (each.name == spec.name)
             return fail(Code::already_exists, "context '" + spec.name + "': is there already");

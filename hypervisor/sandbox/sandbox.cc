@@ -15,7 +15,7 @@ namespace stdfs = std::filesystem;
 namespace {
 
 constexpr std::string_view kNew = ".new-";
-constexpr std::string_view kGone = ".gone-";
+constexpr std::string_view kGonePrefix = ".gone-";
 
 // Names of directories that are no sandbox; 63 is what a file's name has room for beside an ID.
 Result<stdfs::path> passing_directory(const Home& home, std::string_view kind,
@@ -124,7 +124,7 @@ Result<std::vector<SandboxInfo>> list_sandboxes(const Home& home) {
     std::error_code error;
     for (const auto& entry : stdfs::directory_iterator(home.sandboxes(), error)) {
         std::string name = entry.path().filename();
-        if (name.starts_with(kGone) || name.starts_with(kNew)) {
+        if (name.starts_with(kGonePrefix) || name.starts_with(kNew)) {
             if (auto lock = DirectoryLock::take(entry.path()))
                 TRY(end_and_remove(entry.path()));
             continue;
@@ -157,7 +157,7 @@ Status destroy_sandbox(const Home& home, const std::string& id) {
         return not_found();
     if (!lock)
         return fail(Code::unavailable, "sandbox '" + id + "': is being created or destroyed");
-    auto gone = TRY(passing_directory(home, kGone, id));
+    auto gone = TRY(passing_directory(home, kGonePrefix, id));
     if (::rename(directory.c_str(), gone.c_str()) != 0)
         return errno == ENOENT ? not_found() : fail_errno(directory.string());
     TRY(end_and_remove(gone));

@@ -32,17 +32,17 @@ class Probe {
     Probe& operator=(Probe&&) = delete;
     ~Probe();  // kills it
 
-    const StartedProcess& process() const { return process_; }
+    const IsolatedProcess& process() const { return process_; }
     // Reads what it says until `word` was in it; false: it ended before.
     bool wait_for(const std::string& word);
     Ended wait();
 
   private:
-    Probe(StartedProcess process, UniqueFd output)
+    Probe(IsolatedProcess process, UniqueFd output)
         : process_(std::move(process)), output_(std::move(output)) {}
     bool read_some();
 
-    StartedProcess process_;
+    IsolatedProcess process_;
     UniqueFd output_;
     std::string said_;
     bool ended_ = false;

@@ -88,7 +88,7 @@ class Limits : public ::testing::Test {
 
     const ScratchDirectory scratch_{"limits"};
     const stdfs::path& here_ = scratch_.path();
-    StartedProcess process_;
+    IsolatedProcess process_;
 };
 
 // A tenth, which there is on a busy machine too.
