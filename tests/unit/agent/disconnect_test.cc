@@ -16,7 +16,7 @@ constexpr uint32_t kStream = 9;
 constexpr uint32_t kCredit = 1 << 16;
 
 // What requests can be about: files, and a process and a session of another client.
-struct Place {
+struct Whose {
     std::string work;
     std::string process = "process", session = "session";
 };
@@ -36,113 +36,113 @@ auto exec_of(Fbb& buffer, const std::string& script, const char* session = nullp
 }
 
 // Sends one request that goes on as long as its kind can, on kStream.
-using Send = void (*)(RawClient& client, const Place& place);
+using Send = void (*)(RawClient& client, const Whose& place);
 using wire::Body;
 
 const std::map<Body, Send> kCommandRequests = {
-    {Body::Ping, [](RawClient& c, const Place&) { c.send(kStream, wire::CreatePing(c.buffer())); }},
+    {Body::Ping, [](RawClient& c, const Whose&) { c.send(kStream, wire::CreatePing(c.buffer())); }},
     {Body::Exec,
-     [](RawClient& c, const Place&) {
+     [](RawClient& c, const Whose&) {
          c.send(kStream, exec_of(c.buffer(), "echo up; exec sleep 1000"));
      }},
     {Body::Identity,
-     [](RawClient& c, const Place&) {
+     [](RawClient& c, const Whose&) {
          const auto name = c.buffer().CreateString("host");
          const auto machine = c.buffer().CreateString(std::string(32, 'a'));
          const auto entropy = bytes(c.buffer(), std::string(64, 'e'));
          c.send(kStream, wire::CreateIdentity(c.buffer(), name, machine, entropy));
      }},
     {Body::PrepareSnapshot,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreatePrepareSnapshot(c.buffer())); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreatePrepareSnapshot(c.buffer())); }},
     {Body::PowerOff,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreatePowerOff(c.buffer())); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreatePowerOff(c.buffer())); }},
     {Body::GrowRoot,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreateGrowRoot(c.buffer())); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreateGrowRoot(c.buffer())); }},
     {Body::SetClock,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreateSetClock(c.buffer(), 1)); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreateSetClock(c.buffer(), 1)); }},
     {Body::SetEnvironment,
-     [](RawClient& c, const Place&) {
+     [](RawClient& c, const Whose&) {
          const auto set = c.buffer().CreateVectorOfStrings({"A=b"});
          c.send(kStream, wire::CreateSetEnvironment(c.buffer(), set));
      }},
     {Body::SetLimits,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreateSetLimits(c.buffer())); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreateSetLimits(c.buffer())); }},
     {Body::GetUsage,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreateGetUsage(c.buffer())); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreateGetUsage(c.buffer())); }},
     {Body::SessionCreate,
-     [](RawClient& c, const Place&) {
+     [](RawClient& c, const Whose&) {
          const auto name = c.buffer().CreateString("another");
          c.send(kStream, wire::CreateSessionCreate(c.buffer(), name));
      }},
     {Body::SessionList,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreateSessionList(c.buffer())); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreateSessionList(c.buffer())); }},
     {Body::SessionDelete,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto name = c.buffer().CreateString(place.session);
          c.send(kStream, wire::CreateSessionDelete(c.buffer(), name));
      }},
     {Body::PortList,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreatePortList(c.buffer())); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreatePortList(c.buffer())); }},
 };
 
 const std::map<Body, Send> kFileRequests = {
     {Body::Stat,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work + "/file");
          c.send(kStream, wire::CreateStat(c.buffer(), path));
      }},
     {Body::FileRead,  // more than its credit
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work + "/file");
          c.send(kStream, wire::CreateFileRead(c.buffer(), path, 0, 0, kCredit));
      }},
     {Body::FileWrite,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work + "/file");
          c.send(kStream, wire::CreateFileWrite(c.buffer(), path));
          const auto piece = bytes(c.buffer(), "half of it");
          c.send(kStream, wire::CreateFileData(c.buffer(), piece));
      }},
     {Body::List,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work);
          c.send(kStream, wire::CreateList(c.buffer(), path, true, true, 0, 1));
      }},
     {Body::Remove,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work + "/tree");
          c.send(kStream, wire::CreateRemove(c.buffer(), path, true));
      }},
     {Body::Move,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto from = bytes(c.buffer(), place.work + "/tree");
          const auto to = bytes(c.buffer(), place.work + "/moved");
          c.send(kStream, wire::CreateMove(c.buffer(), from, to));
      }},
     {Body::MakeDirectory,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work + "/made");
          c.send(kStream, wire::CreateMakeDirectory(c.buffer(), path));
      }},
     {Body::Symlink,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work + "/link");
          const auto target = bytes(c.buffer(), "file");
          c.send(kStream, wire::CreateSymlink(c.buffer(), path, target));
      }},
     {Body::HardLink,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work + "/name");
          const auto target = bytes(c.buffer(), place.work + "/file");
          c.send(kStream, wire::CreateHardLink(c.buffer(), path, target));
      }},
     {Body::SetAttributes,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work + "/file");
          c.send(kStream, wire::CreateSetAttributes(c.buffer(), path, false, true, 0600));
      }},
     {Body::Watch,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto path = bytes(c.buffer(), place.work);
          c.send(kStream, wire::CreateWatch(c.buffer(), path, true, kCredit));
      }},
@@ -150,55 +150,55 @@ const std::map<Body, Send> kFileRequests = {
 
 // By name, of the process that writes and reads and never ends.
 template <typename Make>
-void send_named(RawClient& c, const Place& place, Make make) {
+void send_named(RawClient& c, const Whose& place, Make make) {
     const auto name = c.buffer().CreateString(place.process);
     c.send(kStream, make(c.buffer(), name));
 }
 
 const std::map<Body, Send> kProcessRequests = {
     {Body::ProcessStart,
-     [](RawClient& c, const Place&) {
+     [](RawClient& c, const Whose&) {
          const auto exec = exec_of(c.buffer(), "exit 0");
          c.send(kStream, wire::CreateProcessStart(c.buffer(), exec));
      }},
     {Body::ProcessList,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          send_named(c, place,
                     [](auto& b, auto name) { return wire::CreateProcessList(b, 0, name); });
      }},
     {Body::ProcessLogs,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          send_named(c, place, [](auto& b, auto name) {
              return wire::CreateProcessLogs(b, 0, name, 0, true, 1);
          });
      }},
     {Body::ProcessWait,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          send_named(c, place,
                     [](auto& b, auto name) { return wire::CreateProcessWait(b, 0, name); });
      }},
     {Body::ProcessSignal,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          send_named(c, place, [](auto& b, auto name) {
              return wire::CreateProcessSignal(b, 0, name, SIGCONT);
          });
      }},
     {Body::ProcessRemove,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          send_named(c, place,
                     [](auto& b, auto name) { return wire::CreateProcessRemove(b, 0, name); });
      }},
     {Body::ProcessInput,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          send_named(c, place,
                     [](auto& b, auto name) { return wire::CreateProcessInput(b, 0, name); });
          const auto piece = bytes(c.buffer(), "half a l");
          c.send(kStream, wire::CreateStdinData(c.buffer(), piece));
      }},
     {Body::WaitPort,
-     [](RawClient& c, const Place&) { c.send(kStream, wire::CreateWaitPort(c.buffer(), 1)); }},
+     [](RawClient& c, const Whose&) { c.send(kStream, wire::CreateWaitPort(c.buffer(), 1)); }},
     {Body::WaitLog,
-     [](RawClient& c, const Place& place) {
+     [](RawClient& c, const Whose& place) {
          const auto name = c.buffer().CreateString(place.process);
          const auto pattern = bytes(c.buffer(), "never");
          c.send(kStream, wire::CreateWaitLog(c.buffer(), 0, name, pattern));
@@ -257,11 +257,11 @@ class Disconnect : public FilesRig, public testing::WithParamInterface<std::pair
         ASSERT_TRUE(connection->ping(soon()));
     }
 
-    Place place;
+    Whose place;
 };
 
 // The bytes that one request is on the wire, as they would come.
-std::string on_the_wire(Send send, const Place& place) {
+std::string on_the_wire(Send send, const Whose& place) {
     int ends[2] = {-1, -1};
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
     const UniqueFd other(ends[1]);

@@ -48,7 +48,7 @@ class Listener {
     uint16_t port_ = 0;
 };
 
-class Forward : public testing::Test {
+class ForwardTest : public testing::Test {
   protected:
     UniqueFd open() const {
         UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -104,7 +104,7 @@ std::string pattern(size_t size, unsigned seed) {
     return bytes;
 }
 
-TEST_F(Forward, PassesBytesBothWaysAndEachEndForItself) {
+TEST_F(ForwardTest, PassesBytesBothWaysAndEachEndForItself) {
     const Listener listener;
     const auto client_end = connect(listener.port());
     ASSERT_TRUE(client_end) << client_end.error().message;
@@ -120,7 +120,7 @@ TEST_F(Forward, PassesBytesBothWaysAndEachEndForItself) {
     EXPECT_EQ(receive(client_end->get()), " and more");
 }
 
-TEST_F(Forward, TheServersEndLeavesTheClientsWayOpen) {
+TEST_F(ForwardTest, TheServersEndLeavesTheClientsWayOpen) {
     const Listener listener;
     const auto client_end = connect(listener.port());
     ASSERT_TRUE(client_end) << client_end.error().message;
@@ -131,7 +131,7 @@ TEST_F(Forward, TheServersEndLeavesTheClientsWayOpen) {
     EXPECT_EQ(receive(server.get(), 5), "still");
 }
 
-TEST_F(Forward, WhatFollowsTheLineIsTheServers) {
+TEST_F(ForwardTest, WhatFollowsTheLineIsTheServers) {
     const Listener listener;
     const UniqueFd socket = open();
     send_all(socket.get(), "PORT " + std::to_string(listener.port()) + "\nearly");
@@ -140,7 +140,7 @@ TEST_F(Forward, WhatFollowsTheLineIsTheServers) {
     EXPECT_EQ(receive(socket.get(), 3), "OK\n");
 }
 
-TEST_F(Forward, LargeTransfersBothWaysAtOnceAreWhole) {
+TEST_F(ForwardTest, LargeTransfersBothWaysAtOnceAreWhole) {
     const Listener listener;
     const auto client_end = connect(listener.port());
     ASSERT_TRUE(client_end) << client_end.error().message;
@@ -161,7 +161,7 @@ TEST_F(Forward, LargeTransfersBothWaysAtOnceAreWhole) {
     EXPECT_TRUE(got_down == down) << got_down.size();
 }
 
-TEST_F(Forward, AReaderThatDoesNotReadHoldsUpNoOther) {
+TEST_F(ForwardTest, AReaderThatDoesNotReadHoldsUpNoOther) {
     const Listener listener;
     const auto stuck = connect(listener.port());
     ASSERT_TRUE(stuck) << stuck.error().message;
@@ -178,7 +178,7 @@ TEST_F(Forward, AReaderThatDoesNotReadHoldsUpNoOther) {
     EXPECT_TRUE(receive(stuck_server.get(), much.size()) == much);
 }
 
-TEST_F(Forward, ManyAtOnceAndAsManyAgain) {
+TEST_F(ForwardTest, ManyAtOnceAndAsManyAgain) {
     const Listener listener;
     for (int round = 0; round < 2; ++round) {
         std::vector<UniqueFd> clients, servers;
@@ -195,7 +195,7 @@ TEST_F(Forward, ManyAtOnceAndAsManyAgain) {
     }
 }
 
-TEST_F(Forward, MoreThanTheLimitWaitUntilOneEnds) {
+TEST_F(ForwardTest, MoreThanTheLimitWaitUntilOneEnds) {
     const Listener listener;
     std::vector<UniqueFd> held;
     for (uint32_t i = 0; i < limits::kAgentForwardsMax; ++i)
@@ -209,7 +209,7 @@ TEST_F(Forward, MoreThanTheLimitWaitUntilOneEnds) {
     EXPECT_EQ(receive(waits.get(), 3), "OK\n");
 }
 
-TEST_F(Forward, ReachesAListenerOfIpv6Alone) {
+TEST_F(ForwardTest, ReachesAListenerOfIpv6Alone) {
     const Listener listener(AF_INET6);
     if (!listener.usable())
         GTEST_SKIP() << "no IPv6 on this machine";
@@ -219,7 +219,7 @@ TEST_F(Forward, ReachesAListenerOfIpv6Alone) {
     EXPECT_EQ(receive(listener.accept().get(), 3), "six");
 }
 
-TEST_F(Forward, ReachesUnixSockets) {
+TEST_F(ForwardTest, ReachesUnixSockets) {
     const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
@@ -241,7 +241,7 @@ TEST_F(Forward, ReachesUnixSockets) {
     EXPECT_THAT(absent.error().message, HasSubstr("/no/such/socket"));
 }
 
-TEST_F(Forward, SaysThatNobodyListens) {
+TEST_F(ForwardTest, SaysThatNobodyListens) {
     Listener listener;
     listener.close();
     const auto refused = connect(listener.port());
@@ -251,7 +251,7 @@ TEST_F(Forward, SaysThatNobodyListens) {
               "port " + std::to_string(listener.port()) + ": nobody listens there in the guest");
 }
 
-TEST_F(Forward, RefusesLinesThatAreNone) {
+TEST_F(ForwardTest, RefusesLinesThatAreNone) {
     for (const std::string& line :
          {std::string("PORT"), std::string("PORT 0"), std::string("PORT 65536"),
           std::string("PORT -1"), std::string("PORT 80 "), std::string("PORT 0x50"),
@@ -269,7 +269,7 @@ TEST_F(Forward, RefusesLinesThatAreNone) {
     EXPECT_THAT(receive(endless.get()), HasSubstr("must be below 128 bytes"));
 }
 
-TEST_F(Forward, WhoGoesInTheMiddleLeavesNothing) {
+TEST_F(ForwardTest, WhoGoesInTheMiddleLeavesNothing) {
     const Listener listener;
     const std::string port = std::to_string(listener.port());
     for (const std::string& sent : {std::string(), std::string("PO"), "PORT " + port + "\n"}) {
@@ -297,7 +297,7 @@ TEST_F(Forward, WhoGoesInTheMiddleLeavesNothing) {
     EXPECT_TRUE(client.ping(soon()));
 }
 
-TEST_F(Forward, ListsWhoListens) {
+TEST_F(ForwardTest, ListsWhoListens) {
     const Listener four, six(AF_INET6);
     auto connection = AgentConnection::over(std::move(client));
     ASSERT_TRUE(connection);

@@ -16,9 +16,6 @@
 
 namespace spore::test {
 
-inline constexpr uint64_t feature_bit(unsigned number) {
-    return uint64_t{1} << number;
-}
 inline constexpr auto kPatience = std::chrono::milliseconds(60'000);
 
 // An Ethernet frame of `size` bytes (at least 30) for numbering and checking: the type is one

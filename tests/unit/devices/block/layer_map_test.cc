@@ -11,10 +11,10 @@
 namespace spore {
 namespace {
 
-constexpr uint64_t kCluster = LayerMap::kClusterBytes;
+constexpr uint64_t kMapCluster = LayerMap::kClusterBytes;
 
 LayerMap random_map(uint64_t clusters, unsigned seed) {
-    LayerMap map = *LayerMap::create(clusters * kCluster);
+    LayerMap map = *LayerMap::create(clusters * kMapCluster);
     std::mt19937_64 random(seed);
     for (int count = 0; count < 40; count++) {
         uint64_t first = random() % clusters;
@@ -30,7 +30,7 @@ void seal(std::vector<std::byte>& bytes) {
 }
 
 TEST(LayerMap, HoldsWhatWasSetAndNothingElse) {
-    LayerMap map = *LayerMap::create(100'000 * kCluster);
+    LayerMap map = *LayerMap::create(100'000 * kMapCluster);
     EXPECT_FALSE(map.test(0));
     map.set(5, 5);
     EXPECT_EQ(map.count(), 0u);
@@ -51,7 +51,7 @@ TEST(LayerMap, HoldsWhatWasSetAndNothingElse) {
 
 TEST(LayerMap, RefusesSizesOutOfBounds) {
     for (uint64_t bytes : {uint64_t{0}, uint64_t{512}, uint64_t{4097},
-                           limits::kLayeredDiskBytesMax + kCluster, ~uint64_t{0}}) {
+                           limits::kLayeredDiskBytesMax + kMapCluster, ~uint64_t{0}}) {
         auto map = LayerMap::create(bytes);
         ASSERT_FALSE(map.has_value()) << bytes;
         EXPECT_EQ(map.error().code, Code::invalid_argument);
@@ -67,7 +67,7 @@ TEST(LayerMap, ComesBackFromBytesAsItWas) {
         EXPECT_TRUE(*back == map);
         EXPECT_EQ(back->count(), map.count());
     }
-    LayerMap empty = *LayerMap::create(kCluster);
+    LayerMap empty = *LayerMap::create(kMapCluster);
     EXPECT_TRUE(*LayerMap::parse(empty.serialize()) == empty);
 }
 
@@ -88,7 +88,7 @@ TEST(LayerMap, DetectsEveryFlippedBitAndEveryCut) {
 }
 
 TEST(LayerMap, RefusesAForgeryThatHasItsChecksumRight) {
-    LayerMap map = *LayerMap::create(70'000 * kCluster);
+    LayerMap map = *LayerMap::create(70'000 * kMapCluster);
     map.set(0, 1);
     map.set(69'999, 70'000);
     const std::vector<std::byte> good = map.serialize();
@@ -136,7 +136,7 @@ TEST_F(LayerMapFile, ErrorsSayWhat) {
     make_file("huge", {});
     std::filesystem::resize_file(path("huge"), uint64_t{1} << 40);
     EXPECT_EQ(LayerMap::load(path("huge")).error().code, Code::corrupt);
-    LayerMap map = *LayerMap::create(kCluster);
+    LayerMap map = *LayerMap::create(kMapCluster);
     EXPECT_EQ(map.save(path("no/such/place")).error().code, Code::not_found);
 }
 

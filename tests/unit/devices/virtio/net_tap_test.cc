@@ -14,15 +14,14 @@
 namespace spore {
 namespace {
 
-using test::feature_bit;
 using test::is_intact;
 using test::is_numbered;
+using test::kMergeable;
 using test::kPatience;
 using test::NetGuest;
 using test::number_of;
 using test::numbered_frame;
 
-constexpr uint64_t kMergeable = feature_bit(kNetMergeableBuffers);
 constexpr uint64_t kSendOffloads =
     feature_bit(kNetCsum) | feature_bit(kNetHostTso4) | feature_bit(kNetHostTso6);
 constexpr uint64_t kReceiveOffloads =

@@ -6,7 +6,6 @@
 namespace spore {
 namespace {
 
-using test::feature_bit;
 using test::framed;
 using test::is_intact;
 using test::kMergeable;

@@ -18,7 +18,7 @@ namespace {
 using namespace std::chrono_literals;
 using testing::HasSubstr;
 
-AgentClient::Deadline in(std::chrono::milliseconds time) {
+AgentClient::Deadline after(std::chrono::milliseconds time) {
     return std::chrono::steady_clock::now() + time;
 }
 
@@ -138,7 +138,7 @@ TEST_F(Multiplexed, DeadlineEndsThatRequestAlone) {
     pid_t pid = 0;
     const auto late =
         connection->exec({.argv = {"sleep", "1000"}},
-                         {.on_started = [&](int started) { pid = started; }}, in(500ms));
+                         {.on_started = [&](int started) { pid = started; }}, after(500ms));
     ASSERT_FALSE(late);
     EXPECT_EQ(late.error().code, Code::timeout);
     ASSERT_GT(pid, 0);
@@ -335,7 +335,7 @@ class SlowAgent : public testing::Test {
 
 TEST_F(SlowAgent, GetsTheRestOfAFrameWhoseSenderCouldWaitNoLonger) {
     std::optional<AgentStream> stream(connection->open());
-    stream->set_deadline(in(50ms));
+    stream->set_deadline(after(50ms));
     const auto [sent, why] = fill(*stream);
     EXPECT_EQ(why.code, Code::timeout);
     stream.reset();
