@@ -65,7 +65,7 @@ void emit(const char* name, std::initializer_list<std::span<const Rule>> lists) 
         must(-1, "tmpfile");
     must(seccomp_export_bpf(context, fileno(file)), "seccomp_export_bpf");
     seccomp_release(context);
-    std::rewind(file);
+    must(std::fseek(file, 0, SEEK_SET), "fseek");
     std::printf("inline constexpr sock_filter %s[] = {\n", name);
     struct {
         uint16_t code;
@@ -74,6 +74,7 @@ void emit(const char* name, std::initializer_list<std::span<const Rule>> lists) 
     } one;
     while (std::fread(&one, sizeof(one), 1, file) == 1)
         std::printf("    {%u, %u, %u, %uu},\n", one.code, one.jt, one.jf, one.k);
+    must(std::ferror(file) ? -1 : 0, "fread");
     std::printf("};\n");
     std::fclose(file);
 }

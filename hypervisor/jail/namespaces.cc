@@ -192,6 +192,7 @@ void* thread_id_address = nullptr;
 
 Result<IsolatedProcess> start_isolated(const ProcessPlan& plan) {
     std::vector<char*> arguments;
+    arguments.reserve(plan.arguments.size() + 1);
     for (const std::string& word : plan.arguments)
         arguments.push_back(const_cast<char*>(word.c_str()));
     arguments.push_back(nullptr);
