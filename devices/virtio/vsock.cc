@@ -140,6 +140,7 @@ void VsockDevice::start_io() {
         arm(*client);
     }
     std::vector<Connection*> all;
+    all.reserve(connections_.size());
     for (auto& [key, connection] : connections_)
         all.push_back(connection.get());
     for (Connection* connection : all) {

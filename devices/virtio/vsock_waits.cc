@@ -33,8 +33,8 @@ std::optional<Wish> parse_line(std::string_view line) {
         line.remove_suffix(1);
     uint32_t port = 0;
     auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), port);
-    constexpr uint32_t kAnyPort = 0xffff'ffff;  // VMADDR_PORT_ANY: nobody's address
-    if (error != std::errc() || end != line.data() + line.size() || port == kAnyPort)
+    constexpr uint32_t kNoPort = 0xffff'ffff;  // VMADDR_PORT_ANY: nobody's address
+    if (error != std::errc() || end != line.data() + line.size() || port == kNoPort)
         return std::nullopt;
     return Wish{attach, port};
 }
