@@ -121,14 +121,14 @@ void VcpuThread::loop() {
 // Told to run before `first_`, which lets others know that the machine has begun: a park() of
 // theirs may be here before its return is, and holds.
 void VcpuThread::do_first() {
-    auto order = [this](Order order) {
+    auto tell = [this](Order order) {
         std::lock_guard lock(mutex_);
         if (order_ != Order::stop)
             order_ = order;
     };
-    order(Order::run);
+    tell(Order::run);
     if (!first_(*this))
-        order(Order::park);
+        tell(Order::park);
 }
 
 // A thread that makes its machine needs what the loop may do, and taking that away costs 60 µs: it
