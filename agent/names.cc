@@ -15,7 +15,7 @@ bool is_name_byte(char c) {
 
 }  // namespace
 
-Status check_name(std::string_view what, std::string_view name) {
+Status check_given_name(std::string_view what, std::string_view name) {
     if (!name.empty() && name.size() <= limits::kNameBytesMax &&
         std::ranges::all_of(name, is_name_byte))
         return {};

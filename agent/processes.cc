@@ -29,7 +29,7 @@ Result<Processes::Started> Processes::start(const SpawnPlan& plan,
                                             const wire::ProcessStart& request) {
     const std::string name(view(request.name()));
     if (!name.empty())
-        TRY(check_name("process name", name));
+        TRY(check_given_name("process name", name));
     const size_t log_bytes = TRY(log_bytes_of(request));
     for (const auto& [id, process] : processes_) {
         if (!name.empty() && process->name() == name && !process->exited()) {

@@ -34,7 +34,7 @@ Status Sessions::make_directory() {
 
 Status Sessions::create(const wire::SessionCreate& request) {
     const std::string_view name = view(request.name());
-    TRY(check_name("session", name));
+    TRY(check_given_name("session", name));
     if (find(name))
         return fail(Code::already_exists, "session '" + std::string(name) + "': exists");
     if (sessions_.size() >= limits::kAgentSessionsMax) {
