@@ -92,7 +92,7 @@ Result<StartedProcess> AgentProcesses::start(const ProcessSpec& spec, Deadline d
     const auto* started = frame == nullptr ? nullptr : frame->body_as_ProcessStarted();
     if (started == nullptr)
         return unexpected_frame(stream, frame);
-    const StartedProcess process = {.id = started->id(), .pid = started->pid(), .failure = {}};
+    StartedProcess process = {.id = started->id(), .pid = started->pid(), .failure = {}};
     TRY(stream.receive_done(deadline));
     return process;
 }

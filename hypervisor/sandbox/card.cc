@@ -60,7 +60,7 @@ constexpr const char* kResolverIsFree = "what its resolver uses is held to no bo
 constexpr const char* kStarter = "/usr/bin/env";
 
 // The last line that is of any use, behind the error.
-Error with_log(Error error, const std::filesystem::path& log) {
+Error with_log(const Error& error, const std::filesystem::path& log) {
     auto text = read_file(log);
     std::string last = text ? *text : "";
     while (!last.empty() && last.back() == '\n')

@@ -10,9 +10,9 @@
 
 namespace spore {
 
-namespace {
-
 using Clock = std::chrono::steady_clock;
+
+namespace {
 
 struct Language {
     ContextLanguage language;

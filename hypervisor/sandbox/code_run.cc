@@ -9,10 +9,11 @@
 
 namespace spore {
 
+using Clock = std::chrono::steady_clock;
+
 namespace {
 
 using nlohmann::json;
-using Clock = std::chrono::steady_clock;
 
 // What the code may take to end once it is interrupted.
 constexpr std::chrono::seconds kGrace{3};

@@ -16,9 +16,10 @@
 
 namespace spore {
 
+using Clock = std::chrono::steady_clock;
+
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Path = std::filesystem::path;
 
 constexpr const char* kRecord = "record";

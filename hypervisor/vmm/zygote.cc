@@ -100,7 +100,7 @@ Result<std::optional<Order>> receive_order(int keeper) {
     return std::optional(std::move(order));
 }
 
-void move_into(std::vector<UniqueFd> cgroups_v1) {
+void move_into(const std::vector<UniqueFd>& cgroups_v1) {
     for (const UniqueFd& tasks : cgroups_v1) {
         int fd = tasks.get();
         enter_cgroups_v1(&fd, 1);
@@ -151,7 +151,8 @@ Result<int> work(Kvm kvm, LoadedSnapshot snapshot, Order order, Vmm::Log log) {
             jail.why_shared_user.clear();
         }
         order.mapper.reset();
-        move_into(std::move(order.cgroups_v1));
+        move_into(order.cgroups_v1);
+        order.cgroups_v1.clear();  // closed, before it is jailed
         TRY(enter_worker_jail(jail));
         TRY(vmm.begin());
         TRY(restrict_thread(Role::loop));
