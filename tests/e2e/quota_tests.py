@@ -276,7 +276,8 @@ def refused(host):
 
 
 SPINNERS, SLOWER_MOST = 150, 10
-SPIN = f'i=0; while [ $i -lt {SPINNERS} ]; do (while :; do :; done) & i=$((i+1)); done; wait'
+# They begin together, as who forks beside those that spin waits for its turn each time.
+SPIN = f'mkfifo /tmp/go; i=0; while [ $i -lt {SPINNERS} ]; do (read x </tmp/go; while :; do :; done) & i=$((i+1)); done; wait'
 
 
 def busy(host):
@@ -290,7 +291,8 @@ def busy(host):
         pool.create('held')
         quiet = sorted(ask() for _ in range(5))[2]
         host.run('process', 'start', '--name', 'spin', 'held', '--', 'sh', '-c', SPIN)
-        wait_until(lambda: (host.json('stats', 'held')['guest'] or {'pids': 0})['pids'] > SPINNERS, 'all spinners', 600)
+        wait_until(lambda: (host.json('stats', 'held')['guest'] or {'pids': 0})['pids'] > SPINNERS, 'all spinners', 300)
+        host.exec('held', ': >/tmp/go')
         reader = host.start('exec', 'held', '--', 'yes', stdout=subprocess.DEVNULL)
         try:
             asked = [ask() for _ in range(10)]
