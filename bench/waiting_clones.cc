@@ -14,7 +14,7 @@ namespace spore::bench {
 
 namespace {
 
-Zygote::Deadline soon() {
+Zygote::Deadline in_time() {
     return std::chrono::steady_clock::now() + std::chrono::seconds(60);
 }
 
@@ -28,7 +28,7 @@ Result<WaitingClones> WaitingClones::create(const std::filesystem::path& source,
     info.base = base;
     std::filesystem::create_directories(directory);
     auto spot = CgroupSpot::make(directory);
-    WaitingClones made(TRY(Zygote::start(info, directory, soon(), &spot)));
+    WaitingClones made(TRY(Zygote::start(info, directory, in_time(), &spot)));
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
         return fail_errno("pipe");
@@ -58,9 +58,9 @@ Result<std::filesystem::path> WaitingClones::make(ZygoteStart start,
             return fail_errno(disk.string());
         files.networks.push_back(std::move(network));
         files.lease.reset(::fcntl(lease_read_.get(), F_DUPFD_CLOEXEC, 0));
-        TRY(zygote_.fork_worker(files, start, soon()));
+        TRY(zygote_.fork_worker(files, start, in_time()));
     }
-    TRY(wait_until_ready(ready.get(), soon()));
+    TRY(wait_until_ready(ready.get(), in_time()));
     auto control = TRY(VmmClient::connect(directory));
     TRY(write_handover(directory, {TRY(identify_process(TRY(control.peer()))), std::nullopt}));
     return directory;
