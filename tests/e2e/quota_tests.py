@@ -176,8 +176,9 @@ def all_caps_at_once(host):
     def guest():
         return host.json('stats', 'held')['guest'] or {'pids': 0}
 
-    wait_until(lambda: guest()['pids'] >= 39, 'the last process', 600)
-    # The shell gave up when it could not fork, and so left room for one.
+    # Its shell ends when it cannot fork, and so leaves room for one.
+    wait_until(lambda: any(each['name'] == 'fill' and each['state'] == 'ended'
+                           for each in host.json('process', 'list', 'held')), 'the last process', 600)
     check(any(host.run('process', 'start', 'held', '--', 'sleep', '1000', status=None).returncode for _ in range(5)),
           'a process too many')
     used = guest()
