@@ -70,9 +70,9 @@ ProcessMoment ProcessMoment::now() {
 }
 
 void signal_session(pid_t session, int signal, const ProcessMoment& since) {
-    constexpr int kRoundsMax = 8;  // one that forks faster than it is killed is not waited for
+    constexpr int kSweepsMax = 8;  // one that forks faster than it is killed is not waited for
     std::set<pid_t> told;
-    for (int round = 0; round < kRoundsMax; ++round) {
+    for (int round = 0; round < kSweepsMax; ++round) {
         DIR* processes = ::opendir("/proc");
         if (processes == nullptr)
             return;

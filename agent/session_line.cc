@@ -184,7 +184,8 @@ void SessionLine::cancel() {
     if (session_ == nullptr || session_->runs(*this))
         return ProgramStream::cancel();
     leave_session();
-    Stream::cancel();
+    // It waits for its turn: there is no program to kill, as ProgramStream's does.
+    Stream::cancel();  // NOLINT(bugprone-parent-virtual-call)
 }
 
 void SessionLine::on_timeout() {
