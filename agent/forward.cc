@@ -15,8 +15,6 @@ namespace spore {
 
 namespace {
 
-constexpr int kForwardBacklog = 128;
-
 bool again() {
     return errno == EAGAIN || errno == EINTR;
 }
@@ -260,7 +258,7 @@ void Forward::update() {
 }
 
 Status Forwards::listen(UniqueFd socket) {
-    if (::listen(socket.get(), kForwardBacklog) != 0)
+    if (::listen(socket.get(), kListenBacklog) != 0)
         return fail_errno("listen for forwards");
     listener_.open(server_.poller(), std::move(socket), [this](uint32_t) { accept(); });
     return listener_.want(kReadable);

@@ -17,7 +17,6 @@ namespace spore {
 
 namespace {
 
-constexpr int kBacklog = 128;
 // In one turn of the loop: orphans may end as fast as they are reaped, and clients are to be
 // served.
 constexpr int kReapedAtOnce = 128;
@@ -99,7 +98,7 @@ Status Server::listen_unix(const std::string& path) {
 }
 
 Status Server::listen(UniqueFd socket) {
-    if (::listen(socket.get(), kBacklog) != 0)
+    if (::listen(socket.get(), kListenBacklog) != 0)
         return fail_errno("listen");
     listener_.open(poller_, std::move(socket), [this](uint32_t) { accept(); });
     return listener_.want(kReadable);

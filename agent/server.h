@@ -21,6 +21,8 @@ namespace spore {
 
 class Child;
 
+constexpr int kListenBacklog = 128;
+
 // The agent: listens, serves every client in one thread, and reaps every child, its own commands
 // and (as PID 1) orphans alike.
 class Server {

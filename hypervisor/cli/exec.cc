@@ -1,5 +1,6 @@
 // spore exec: one command in a sandbox, its streams ours, its exit status ours.
 
+#include "hypervisor/base/words.h"
 #include "hypervisor/cli/environment_options.h"
 #include "hypervisor/cli/exec_run.h"
 
@@ -16,19 +17,12 @@ struct ExecOptions {
     bool shell = false;
 };
 
-std::string joined(const std::vector<std::string>& words) {
-    std::string line;
-    for (const std::string& word : words)
-        line += (line.empty() ? "" : " ") + word;
-    return line;
-}
-
 Status complete(ExecOptions& options) {
     ExecRequest& request = options.run.request;
     if (options.shell)
-        request.argv = {"/bin/sh", "-c", joined(options.argv)};
+        request.argv = {"/bin/sh", "-c", joined(options.argv, " ")};
     else if (!request.session.empty())
-        request.argv = {joined(options.argv)};
+        request.argv = {joined(options.argv, " ")};
     else
         request.argv = options.argv;
     request.environment = TRY(variables_of(options.environment));

@@ -16,8 +16,6 @@ namespace spore {
 
 namespace {
 
-constexpr uint32_t kCopiedModeMax = 0777;  // who is somebody in one guest is nobody in another
-
 // One tree or file on its way from one guest to another: no file is on this host.
 class CopyAcross {
   public:

@@ -12,8 +12,6 @@ namespace spore {
 
 namespace {
 
-constexpr uint32_t kHostModeMax = 0777;  // who is somebody else in the guest is nobody here
-
 std::unexpected<Error> fail_at(std::string_view what, const std::string& name, int error = errno) {
     auto failed = fail_errno(std::string(what) + " '" + name + "'", error);
     if (error == ELOOP || error == ENOTDIR || error == EISDIR || error == EXDEV ||
@@ -44,7 +42,7 @@ timespec time_from(int64_t ns) {
 
 Status set_attributes(int fd, const std::string& name, uint32_t mode, int64_t mtime_ns) {
     const timespec times[2] = {{0, UTIME_OMIT}, time_from(mtime_ns)};
-    if (::fchmod(fd, mode & kHostModeMax) != 0 || ::futimens(fd, times) != 0)
+    if (::fchmod(fd, mode & kCopiedModeMax) != 0 || ::futimens(fd, times) != 0)
         return fail_at("set mode and time of", name);
     return {};
 }

@@ -14,6 +14,8 @@
 
 namespace spore {
 
+constexpr uint32_t kCopiedModeMax = 0777;  // who is somebody in a guest is nobody elsewhere
+
 // Where a name is to be: in a directory that is open, and so cannot be led elsewhere.
 struct TargetPlace {
     std::shared_ptr<UniqueFd> directory;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "hypervisor/base/network_limits.h"
+#include "hypervisor/base/words.h"
 
 namespace spore {
 
@@ -19,10 +20,7 @@ const char* link_of(Helper helper) {
 }
 
 std::string lacks_controllers(const std::string& who, const std::vector<std::string>& missing) {
-    std::string names;
-    for (const std::string& each : missing)
-        names += (names.empty() ? "" : ", ") + each;
-    return names.empty() ? names : who + " has no controller " + names;
+    return missing.empty() ? "" : who + " has no controller " + joined(missing);
 }
 
 void end_helper(const stdfs::path& directory, Helper helper) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "hypervisor/base/words.h"
 #include "hypervisor/io/event_loop.h"
 #include "hypervisor/jail/cgroup.h"
 #include "hypervisor/jail/cgroup_v1.h"
@@ -70,13 +71,6 @@ HostFinding check_tun() {
     bool good = ::access("/dev/net/tun", R_OK | W_OK) == 0;
     return {"tun", good, false, good ? "/dev/net/tun can be opened" : "no way to /dev/net/tun",
             good ? "" : "modprobe tun, or run as root; --net socket= works without"};
-}
-
-std::string joined(const std::vector<std::string>& words) {
-    std::string text;
-    for (const std::string& word : words)
-        text += (text.empty() ? "" : ", ") + word;
-    return text;
 }
 
 // Where sandboxes' cgroups are made, and what limits can be set in them.

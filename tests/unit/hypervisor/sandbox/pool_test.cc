@@ -3,12 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <memory>
 #include <thread>
 
 #include "hypervisor/base/limits.h"
-#include "tests/unit/support/scratch_directory.h"
+#include "tests/unit/support/scratch_home.h"
 
 namespace spore {
 namespace {
@@ -17,16 +15,9 @@ namespace stdfs = std::filesystem;
 
 class PoolTest : public ::testing::Test {
   protected:
-    void SetUp() override {
-        ::setenv("SPORE_HOME", root_.c_str(), 1);
-        home_ = std::make_unique<Home>(*Home::open());
-    }
-    void TearDown() override { ::unsetenv("SPORE_HOME"); }
     void put(const std::string& name) { stdfs::create_directories(home_->pools() / "py" / name); }
 
-    const ScratchDirectory scratch_{"pool"};
-    const stdfs::path& root_ = scratch_.path();
-    std::unique_ptr<Home> home_;
+    const ScratchHome home_{"pool"};
 };
 
 TEST_F(PoolTest, GivesParkedBeforeReadyAndThenNothing) {

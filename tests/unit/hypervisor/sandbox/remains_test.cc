@@ -3,12 +3,9 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
-#include <cstdlib>
-#include <memory>
-
 #include "hypervisor/sandbox/sandbox.h"
 #include "hypervisor/sandbox/vmm_process.h"
-#include "tests/unit/support/scratch_directory.h"
+#include "tests/unit/support/scratch_home.h"
 
 namespace spore {
 namespace {
@@ -17,15 +14,7 @@ namespace stdfs = std::filesystem;
 
 class RemainsTest : public ::testing::Test {
   protected:
-    void SetUp() override {
-        ::setenv("SPORE_HOME", root_.c_str(), 1);
-        home_ = std::make_unique<Home>(*Home::open());
-    }
-    void TearDown() override { ::unsetenv("SPORE_HOME"); }
-
-    const ScratchDirectory scratch_{"remains"};
-    const stdfs::path& root_ = scratch_.path();
-    std::unique_ptr<Home> home_;
+    const ScratchHome home_{"remains"};
 };
 
 TEST_F(RemainsTest, OfSandboxesGoAtOnceUnlessSomebodyWorksOnThem) {
@@ -55,8 +44,8 @@ TEST_F(RemainsTest, OfTemplatesGoAtOnceUnlessSomebodyWorksOnThem) {
 
 TEST_F(RemainsTest, OfAProcessAreNotItsStartersToCollect) {
     auto soon = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    auto started = start_process("/bin/sh", {"sh", "-c", "echo ready >&3; read never"}, root_,
-                                 root_ / "log", soon);
+    auto started = start_process("/bin/sh", {"sh", "-c", "echo ready >&3; read never"},
+                                 home_->root(), home_->root() / "log", soon);
     ASSERT_TRUE(started) << started.error().message;
     ASSERT_TRUE(kill_process(*started, soon));
     EXPECT_FALSE(is_alive(*started));

@@ -5,14 +5,13 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
 #include "hypervisor/sandbox/template_files.h"
 #include "hypervisor/sandbox/template_lock.h"
 #include "hypervisor/sandbox/template_remains.h"
-#include "tests/unit/support/scratch_directory.h"
+#include "tests/unit/support/scratch_home.h"
 
 namespace spore {
 namespace {
@@ -21,13 +20,7 @@ namespace stdfs = std::filesystem;
 
 class TemplateFilesTest : public ::testing::Test {
   protected:
-    void SetUp() override {
-        ::setenv("SPORE_HOME", here_.c_str(), 1);
-        auto home = Home::open();
-        ASSERT_TRUE(home);
-        home_.emplace(std::move(*home));
-        stdfs::create_directory(home_->templates() / "t");
-    }
+    void SetUp() override { stdfs::create_directory(home_->templates() / "t"); }
     void write(const std::string& text) {
         std::ofstream(home_->templates() / "t/template.json", std::ios::trunc) << text;
     }
@@ -43,9 +36,7 @@ class TemplateFilesTest : public ::testing::Test {
         return loaded ? Code::internal : loaded.error().code;
     }
 
-    const ScratchDirectory scratch_{"template"};
-    const stdfs::path& here_ = scratch_.path();
-    std::optional<Home> home_;
+    const ScratchHome home_{"template"};
 };
 
 TEST_F(TemplateFilesTest, OfFormat2AreUnderstood) {
