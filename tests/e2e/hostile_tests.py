@@ -9,7 +9,7 @@ import time
 from host import Skipped, check, check_equal, read_text
 from sandbox_tests import Sandbox
 
-OPERATIONS = '300000'
+OPERATIONS = '100000'
 # From within Linux: most of them in memory, a kick for each 512 (tests/hostile/linux/attack.c); of "config" each
 # is an exit. No more than so long each.
 LINUX_OPERATIONS = {'rng': 10_000_000, 'net': 10_000_000, 'vsock': 10_000_000, 'block': 10_000_000,

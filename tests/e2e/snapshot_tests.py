@@ -8,6 +8,7 @@ import subprocess
 from host import Skipped, Vm, check, check_equal, read_text
 
 SCHEMA = os.path.join(os.path.dirname(os.path.realpath(__file__)), '../../schema/snapshot.fbs')
+COMPARED_BYTES = 1 << 18  # at once
 HEADER_BYTES = 40  # hypervisor/snapshot/state_file.h
 
 # What may differ, and why. Everything else must be equal.
@@ -62,7 +63,7 @@ def compare_memory(directory, other_directory, state):
     with open(os.path.join(directory, 'memory.img'), 'rb') as one, \
             open(os.path.join(other_directory, 'memory.img'), 'rb') as other:
         while True:
-            here, there = one.read(4096), other.read(4096)
+            here, there = one.read(COMPARED_BYTES), other.read(COMPARED_BYTES)
             check_equal(len(there), len(here), f'bytes read at {place:#x}')
             if not here:
                 break
