@@ -190,7 +190,9 @@ def network_iperf(host):
             try:
                 while b'listening' not in (line := server.stdout.readline()):
                     check(line, 'iperf3 -s ended')
-                done = machine.agent.run('iperf3', '-c', HOST_ADDRESS, '-t', '3', '-J', *direction)
+                # So many bytes, not so many seconds: how fast they go is a matter of what else the host does. What is
+                # on its way when the sender has sent its last is not counted.
+                done = machine.agent.run('iperf3', '-c', HOST_ADDRESS, '-n', '8M', '-J', *direction, limit_s=LIMIT_S)
                 report = json.loads(done.text)
                 received = report['end']['sum_received']['bytes']
                 check(received > MIB, f'iperf3 {direction}: {received} bytes received')
